@@ -1,0 +1,1 @@
+"""Kaito fine-tunes a language model and serves it, from one YAML file."""

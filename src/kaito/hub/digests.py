@@ -1,0 +1,42 @@
+"""Digests of files on the disk: SHA-256, and Git's blob SHA-1, by which the hub names small files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from kaito.hub.files import RepoFile
+
+_CHUNK_BYTES = 4 << 20
+
+
+def hash_files(paths: Mapping[str, Path], progress: Callable[[int, int], None]) -> dict[str, str]:
+    """Name -> hex SHA-256. `progress(done, total)` in bytes."""
+    total = sum(path.stat().st_size for path in paths.values())
+    done = 0
+    hashes = {}
+    for name, path in paths.items():
+        state = hashlib.sha256()
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                state.update(chunk)
+                done += len(chunk)
+                progress(done, total)
+        hashes[name] = state.hexdigest()
+    return hashes
+
+
+def is_intact(path: Path, expected: RepoFile, progress: Callable[[int, int], None]) -> bool:
+    """Whether the file is there with the content that the repository tells."""
+    if not path.is_file() or path.stat().st_size != expected.bytes:
+        return False
+    if expected.sha256:
+        return hash_files({"": path}, progress)[""] == expected.sha256
+    return not expected.blob or blob_sha1(path) == expected.blob
+
+
+def blob_sha1(path: Path) -> str:
+    """What Git calls a file with this content."""
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()

@@ -1,0 +1,1 @@
+"""Engine 1: runs Workspaces as plain processes on this machine. `$KAITO_HOME` holds everything; there is no daemon."""

@@ -1,0 +1,69 @@
+"""The lock of a Workspace on this machine: one engine at a time. The runner and its programs have one of their own."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from kaito.local.home import Key, run_folder
+
+LOCK = "engine.lock"
+_READER_SECONDS = 0.5  # `engine_pid` of another process holds it for a moment
+
+
+class AlreadyRunning(Exception):
+    """Another process runs this Workspace. `pid` is its number, 0 where it could not be read."""
+
+    def __init__(self, key: Key, pid: int) -> None:
+        super().__init__(f"{key} is being run already" + (f" by process {pid}" if pid else ""))
+        self.key = key
+        self.pid = pid
+
+
+@contextmanager
+def engine_lock(key: Key) -> Iterator[None]:
+    """Hold the Workspace: one engine process at a time. Raises AlreadyRunning at once."""
+    path = run_folder(key) / LOCK
+    with path.open("a+") as file:
+        give_up = time.monotonic() + _READER_SECONDS
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= give_up:
+                    raise AlreadyRunning(key, engine_pid(key) or 0) from None
+                time.sleep(0.02)
+        file.seek(0)
+        file.truncate()
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+def engine_pid(key: Key) -> int | None:
+    """The process that holds the Workspace now, None where nobody does (0 where its number cannot be read)."""
+    path = run_folder(key) / LOCK
+    try:
+        with path.open("r") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                text = file.read().strip()
+                return int(text) if text.isdigit() else 0
+    except OSError:
+        pass
+    return None
+
+
+def wait_for_start(key: Key, seconds: float) -> bool:
+    """Whether an engine holds the Workspace within `seconds`."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if engine_pid(key) is not None or (run_folder(key) / "status.json").exists():
+            return True
+        time.sleep(0.05)
+    return False

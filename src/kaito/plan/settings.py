@@ -1,0 +1,250 @@
+"""Every effective setting of a tuning, and where it comes from: what the user said, else what the facts call for.
+
+The user's ConfigMap says what it says; `tuning.parameters` wins over it key by key; the rest is chosen here, once, so
+that the trainer decides nothing on its own and `kaito plan` can show it all before anything runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kaito.api.training import TrainingConfig
+from kaito.contract import Setting
+
+Sections = Mapping[str, Mapping[str, Any]]
+
+SHIPPED_TEMPLATES = "/workspace/chat_templates/"  # KAITO's path of them
+OPTIMIZER_STEPS = 300  # aimed at: fewer leave LoRA underfitted, whatever the tokens per second
+LARGEST_BATCH = 32
+MAX_LENGTH = 2048
+LEARNING_RATE = 2e-4
+LEARNING_RATE_LARGE = 1e-4
+LARGE_PARAMETERS = 30_000_000_000
+TOY_PARAMETERS = 50_000_000  # below it a CPU is faster and as good in float32
+CHECKPOINTING_PARAMETERS = 3_000_000_000
+SMALL_DATA_ROWS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """What the defaults depend on. None or 0: not known yet; `kaito plan` then shows what holds so far."""
+
+    method: str
+    parameters: int = 0
+    context: int = 0
+    rows: int = 0
+    device: str = "cuda"
+    gpus: int = 1
+    compute_capability: float | None = None
+
+
+@dataclass(slots=True)
+class Chosen:
+    """Settings under construction: `said` never changes, each default is added with its reason."""
+
+    said: dict[str, dict[str, Setting]]
+    added: dict[str, dict[str, Setting]] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def get(self, section: str, key: str) -> Any:
+        for source in (self.said, self.added):
+            if key in source.get(section, {}):
+                return source[section][key].value
+        return None
+
+    def default(self, section: str, key: str, value: Any, why: str = "default") -> None:
+        if key not in self.said.get(section, {}):
+            self.added.setdefault(section, {})[key] = Setting(value, why)
+
+    def override(self, section: str, key: str, value: Any, warning: str) -> None:
+        self.said.setdefault(section, {})[key] = Setting(value, "changed: " + warning)
+        self.warnings.append(warning)
+
+    def sections(self) -> dict[str, dict[str, Setting]]:
+        """Section -> key -> setting."""
+        names = dict.fromkeys([*self.said, *self.added])
+        return {name: {**self.added.get(name, {}), **self.said.get(name, {})} for name in names}
+
+    def flat(self) -> dict[str, Setting]:
+        return {f"{name}.{key}": setting for name, keys in self.sections().items() for key, setting in keys.items()}
+
+    def config(self) -> TrainingConfig:
+        values = {name: {key: s.value for key, s in keys.items()} for name, keys in self.sections().items()}
+        return TrainingConfig.model_validate(values)
+
+
+def said(*sources: tuple[str, TrainingConfig | None]) -> dict[str, dict[str, Setting]]:
+    """What the user wrote, key by key; later sources win."""
+    merged: dict[str, dict[str, Setting]] = {}
+    for name, config in sources:
+        sections: Sections = {} if config is None else config.model_dump(by_alias=True, exclude_none=True)
+        for section, keys in sections.items():
+            for key, value in keys.items():
+                merged.setdefault(section, {})[key] = Setting(value, name)
+    return merged
+
+
+def choose(basis: Basis, said_settings: dict[str, dict[str, Setting]]) -> Chosen:
+    """All settings but the batch, which needs the memory estimate (`choose_batch`)."""
+    chosen = Chosen(said_settings)
+    _choose_dtype(chosen, basis)
+    _choose_quantization(chosen, basis)
+    _choose_lora(chosen, basis)
+    _choose_schedule(chosen, basis)
+    _choose_data(chosen, basis)
+    return chosen
+
+
+def dtype_for(basis: Basis) -> tuple[str, str]:
+    """The type that weights and activations are held in, and why."""
+    if basis.device == "cpu":
+        if 0 < basis.parameters < TOY_PARAMETERS:
+            return "float32", "a small model on a CPU"
+        return "bfloat16", "default"
+    if basis.compute_capability is not None and basis.compute_capability < 8.0:
+        return "float16", f"compute capability {basis.compute_capability} has no bfloat16"
+    return "bfloat16", "default"
+
+
+def _choose_dtype(chosen: Chosen, basis: Basis) -> None:
+    dtype, why = dtype_for(basis)
+    asked = [
+        f"{section}.{key}"
+        for section, key in (
+            ("ModelConfig", "torch_dtype"),
+            ("QuantizationConfig", "bnb_4bit_compute_dtype"),
+            ("TrainingArguments", "bf16"),
+        )
+        if chosen.get(section, key) in {"bfloat16", True}
+    ]
+    if asked and dtype == "float16":
+        warning = f"{', '.join(asked)} ask for bfloat16, which the GPU lacks ({why}): float16 is used"
+        for name in asked:
+            section, key = name.split(".")
+            chosen.override(section, key, False if key == "bf16" else "float16", warning)
+        chosen.warnings[:] = list(dict.fromkeys(chosen.warnings))
+    for key, asked_dtype in (("bf16", "bfloat16"), ("fp16", "float16")):
+        if chosen.get("TrainingArguments", key):
+            dtype, why = asked_dtype, f"TrainingArguments.{key}"
+    chosen.default("ModelConfig", "torch_dtype", dtype, why)
+    held = chosen.get("ModelConfig", "torch_dtype")
+    chosen.default("TrainingArguments", "bf16", held == "bfloat16", "follows torch_dtype")
+    chosen.default("TrainingArguments", "fp16", held == "float16" and basis.device != "cpu", "follows torch_dtype")
+
+
+def _choose_quantization(chosen: Chosen, basis: Basis) -> None:
+    if basis.method != "qlora":
+        return
+    if not chosen.get("QuantizationConfig", "load_in_8bit"):
+        chosen.default("QuantizationConfig", "load_in_4bit", True, "method qlora")
+    if chosen.get("QuantizationConfig", "load_in_4bit"):
+        chosen.default("QuantizationConfig", "bnb_4bit_quant_type", "nf4")
+        chosen.default("QuantizationConfig", "bnb_4bit_use_double_quant", True)
+        compute = chosen.get("ModelConfig", "torch_dtype")
+        chosen.default("QuantizationConfig", "bnb_4bit_compute_dtype", compute, "follows torch_dtype")
+
+
+def _choose_lora(chosen: Chosen, basis: Basis) -> None:
+    chosen.default("LoraConfig", "r", 16)
+    chosen.default("LoraConfig", "lora_alpha", 2 * chosen.get("LoraConfig", "r"), "twice the rank")
+    small = not basis.rows or basis.rows < SMALL_DATA_ROWS
+    chosen.default("LoraConfig", "lora_dropout", 0.05 if small else 0.0, "few rows" if small else "many rows")
+    chosen.default("LoraConfig", "target_modules", "all-linear")
+    chosen.default("LoraConfig", "bias", "none")
+
+
+def _choose_schedule(chosen: Chosen, basis: Basis) -> None:
+    large = basis.parameters > LARGE_PARAMETERS
+    rate, why = (LEARNING_RATE_LARGE, "over 30 billion parameters") if large else (LEARNING_RATE, "default")
+    arguments = "TrainingArguments"
+    chosen.default(arguments, "learning_rate", rate, why)
+    chosen.default(arguments, "lr_scheduler_type", "cosine")
+    chosen.default(arguments, "warmup_steps", 0.03, "3 % of the steps")
+    chosen.default(arguments, "weight_decay", 0.0)
+    quantized = basis.method == "qlora"
+    chosen.default(arguments, "max_grad_norm", 0.3 if quantized else 1.0, "method qlora" if quantized else "default")
+    chosen.default(arguments, "num_train_epochs", 3.0)
+    chosen.default(arguments, "seed", 42)
+    large_enough = basis.parameters >= CHECKPOINTING_PARAMETERS
+    chosen.default(arguments, "gradient_checkpointing", large_enough, "by the model's size")
+    chosen.default(arguments, "optim", "adamw_torch")
+    chosen.default(arguments, "logging_steps", 1)
+    chosen.default(arguments, "save_total_limit", 2)
+
+
+def _choose_data(chosen: Chosen, basis: Basis) -> None:
+    length = min(MAX_LENGTH, basis.context) if basis.context else MAX_LENGTH
+    why = "the model's context" if basis.context and basis.context <= MAX_LENGTH else "default"
+    chosen.default("TrainingArguments", "max_length", length, why)
+    if basis.context and chosen.get("TrainingArguments", "max_length") > basis.context:
+        asked = chosen.get("TrainingArguments", "max_length")
+        warning = f"max_length {asked} is beyond the model's context: {basis.context} is used"
+        chosen.override("TrainingArguments", "max_length", basis.context, warning)
+    chosen.default("DatasetConfig", "shuffle_dataset", True)
+    chosen.default("DatasetConfig", "shuffle_seed", 42)
+    chosen.default("DatasetConfig", "train_test_split", 0.95, "5 % held out, 500 rows at most")
+    if chosen.get("DatasetConfig", "train_test_split") != 1:
+        chosen.default("TrainingArguments", "eval_strategy", "epoch")
+        chosen.default("TrainingArguments", "load_best_model_at_end", True, "the best by held-out loss is kept")
+    else:
+        chosen.warnings.append("train_test_split is 1: nothing is held out, so there will be no evaluation")
+
+
+def inline_chat_template(chosen: Chosen, config: Mapping[str, str]) -> str:
+    """Put a chat template that lies in the ConfigMap, under a key of its own, into the settings as text.
+
+    `config`: the ConfigMap that the Workspace names. Text and names of shipped templates stay as they are.
+    Returns the key that the ConfigMap lacks, or "".
+    """
+    template = chosen.get("ModelConfig", "chat_template")
+    if template is None or any(sign in template for sign in "{}\n") or template.startswith(SHIPPED_TEMPLATES):
+        return ""
+    key = str(template).rpartition("/")[2]
+    if key not in config:
+        return key
+    chosen.said["ModelConfig"]["chat_template"] = Setting(config[key], f"{template} of the ConfigMap")
+    return ""
+
+
+def choose_batch(chosen: Chosen, basis: Basis, micro_batch_allowed: int) -> None:
+    """The global batch for some 300 optimizer steps, in micro-batches that the memory allows.
+
+    A batch size that the user gave stands as given, and its accumulation is 1 where they did not say (as in KAITO).
+    """
+    arguments = "TrainingArguments"
+    if chosen.get(arguments, "per_device_train_batch_size") is not None:
+        chosen.default(arguments, "gradient_accumulation_steps", 1, "the batch size was given")
+        return
+    if chosen.get(arguments, "gradient_accumulation_steps") is not None:
+        chosen.default(arguments, "per_device_train_batch_size", 1, "only the accumulation was given")
+        return
+    batch, why = global_batch(basis, chosen)
+    gpus = max(1, basis.gpus)
+    micro = max(1, min(micro_batch_allowed, batch // gpus))
+    micro = 1 << (micro.bit_length() - 1)
+    chosen.default(arguments, "per_device_train_batch_size", micro, why)
+    accumulation = max(1, round(batch / (micro * gpus)))
+    chosen.default(
+        arguments, "gradient_accumulation_steps", accumulation, f"for a batch of {micro * gpus * accumulation}"
+    )
+
+
+def global_batch(basis: Basis, chosen: Chosen) -> tuple[int, str]:
+    """Rows an optimizer step, a power of two up to 32, and why."""
+    if not basis.rows:
+        return LARGEST_BATCH, "until the rows are counted"
+    share = chosen.get("DatasetConfig", "train_test_split")
+    epochs = chosen.get("TrainingArguments", "num_train_epochs")
+    seen = basis.rows * share * epochs
+    batch = max(1, min(LARGEST_BATCH, int(seen / OPTIMIZER_STEPS)))
+    batch = 1 << (batch.bit_length() - 1)
+    return batch, f"about {max(1, round(seen / batch))} optimizer steps"
+
+
+def rows_per_step(chosen: Chosen, basis: Basis) -> int:
+    """Rows an optimizer step over all GPUs: what the split into micro-batches must not change."""
+    arguments = "TrainingArguments"
+    micro = chosen.get(arguments, "per_device_train_batch_size")
+    return int(micro * chosen.get(arguments, "gradient_accumulation_steps") * max(1, basis.gpus))

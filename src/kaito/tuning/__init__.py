@@ -1,0 +1,1 @@
+"""The trainer: LoRA and QLoRA on one machine. Reads its configuration, trains, evaluates, saves; fetches nothing."""

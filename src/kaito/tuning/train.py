@@ -1,0 +1,354 @@
+"""One tuning from configuration to results folder, top to bottom: parse, load, build, train, save."""
+
+from __future__ import annotations
+
+import signal
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from transformers import set_seed
+from transformers.utils.logging import disable_progress_bar
+
+from kaito.api.training import load_training_config
+from kaito.contract import ConfigFailure, DataFailure, DivergedFailure, digest_of
+from kaito.program import Stopped
+from kaito.tuning import baseline, card, checkpoints, results
+from kaito.tuning.batches import order_digest
+from kaito.tuning.collectives import barrier, from_first_rank, rank, ranks
+from kaito.tuning.data import load_examples, split_rows
+from kaito.tuning.evaluation import evaluation_steps, held_out_loss
+from kaito.tuning.memory import is_out_of_memory, out_of_memory, release_memory
+from kaito.tuning.metrics import Metrics
+from kaito.tuning.model import (
+    adapter_facts,
+    adapter_weights,
+    add_adapter,
+    count_parameters,
+    is_quantized,
+    load_adapter_weights,
+    load_base,
+)
+from kaito.tuning.precision import choose_precision
+from kaito.tuning.results import DEFAULT_OWNER
+from kaito.tuning.schedule import build_batches, identity_of, rows_of_a_step, save_stride, split_seed, total_steps
+from kaito.tuning.settings import effective, ignored_keys
+from kaito.tuning.threads import available_cpus
+from kaito.tuning.trainer import LoraTrainer, Pace, Stop, build_arguments
+
+PAD_TOKEN_ID = 0  # any id does: padding is masked by position and never a label
+EVALUATION_ROWS = 4  # of one batch for each row of a micro-batch: without gradients more fit
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One run of the program. `micro_batch_divisor` is 2 after memory ran out; `save_steps` adds checkpoints.
+
+    `min_improvement`: by how much the held-out loss must fall below the base's for the adapter to be kept.
+    """
+
+    config: Path
+    data: Path
+    model: Path
+    checkpoints: Path
+    results: Path
+    metrics: Path
+    repo: str
+    revision: str
+    data_digest: str = ""
+    owner: str = DEFAULT_OWNER
+    min_improvement: float | None = None
+    micro_batch_divisor: int = 1
+    save_seconds: float = 60.0
+    save_steps: int | None = None
+
+
+def train(request: Request) -> dict[str, Any]:
+    """Train, evaluate, save. Returns the result of the step `tune`. Raises a Failure, or Stopped after SIGTERM."""
+    first = rank() == 0
+    quieten_libraries()
+    config = effective(load_training_config(request.config))
+    for line in ignored_keys(config):
+        say(f"warning: {line} has no effect here")
+
+    # --- data ---
+    check_digest(request)
+    loaded = load_examples(request.data, request.model, config)
+    say(loaded.summary)
+    split = split_rows(loaded.examples, train_share=config.dataset.train_test_split, seed=split_seed(config))
+    say(f"{len(split.train):,} rows to train, {len(split.held_out):,} held out")
+    if request.min_improvement is not None and not split.held_out:
+        raise ConfigFailure(
+            "an improvement is asked for and no rows are held out", "lower train_test_split, or add rows"
+        )
+
+    # --- device and base model ---
+    torch.set_num_threads(available_cpus())
+    on_cpu = bool(config.training.use_cpu) or not torch.cuda.is_available()
+    precision = choose_precision(
+        config,
+        capability=None if on_cpu else torch.cuda.get_device_capability(),
+        parameters=count_parameters(request.model),
+    )
+    for warning in precision.warnings:
+        say(f"warning: {warning}")
+    micro = max(1, (config.training.per_device_train_batch_size or 1) // request.micro_batch_divisor)
+    batches = build_batches(config, split.train, micro)
+    arguments = build_arguments(
+        config, request.checkpoints, autocast=precision.autocast, accumulation=batches.accumulation, on_cpu=on_cpu
+    )
+    device = arguments.device
+    base = load_base(request.model, config, precision, device)
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    say(
+        f"Model Loaded: {type(base).__name__}, {request.repo}" + (f" at {request.revision}" if request.revision else "")
+    )
+    say(f"{where}; weights {precision.weights}, autocast {precision.autocast}")
+
+    # --- which run this is, and how far it is ---
+    total = total_steps(config, batches.steps_per_epoch)
+    order = order_digest(split.train, batches)
+    identity = identity_of(
+        config,
+        precision=precision,
+        order=order,
+        held_out=digest_of([example.digest().hex() for example in split.held_out]),
+        repo=request.repo,
+        revision=request.revision,
+    )
+    request.checkpoints.mkdir(parents=True, exist_ok=True)
+    if first:
+        results.prepare(request.results, owner=request.owner, identity=identity)
+    checkpoint = from_first_rank(checkpoints.newest_valid(request.checkpoints, identity=identity) if first else None)
+    metrics = Metrics(request.metrics, quiet=not first)
+    metrics.truncate_after(checkpoint.step if checkpoint else -1)
+
+    # --- the base on the held-out rows, before LoRA touches it ---
+    eval_batch = config.training.per_device_eval_batch_size or EVALUATION_ROWS * micro
+    base_loss = None
+    if split.held_out:
+        base_loss = baseline.measured_once(
+            request.checkpoints,
+            identity,
+            lambda: held_out_loss(
+                base,
+                split.held_out,
+                batch_size=eval_batch,
+                pad_token_id=PAD_TOKEN_ID,
+                device=device,
+                autocast=precision.autocast,
+            ),
+        )
+    if base_loss is None:
+        say("no evaluation: no rows are held out")
+    elif checkpoint is None:
+        metrics.evaluation(step=0, loss=base_loss.loss)
+        say(f"evaluation of the base: held-out loss {base_loss.loss:.4f} on {base_loss.rows} rows")
+
+    # --- adapter ---
+    set_seed(config.training.seed or 0)
+    model = add_adapter(base, config.lora, repo=request.repo, revision=request.revision)
+    facts = adapter_facts(model)
+    say(
+        f"trainable params: {facts.trainable:,} || all params: {facts.total:,}"
+        f" || trainable%: {100 * facts.trainable / facts.total:.4f}"
+        f" || {', '.join(f'{name} x{count}' for name, count in facts.modules.items())}"
+    )
+    initial = adapter_weights(model)
+
+    # --- train ---
+    stop = Stop()
+    pace = Pace(
+        evaluation_steps(
+            total=total,
+            steps_per_epoch=batches.steps_per_epoch,
+            strategy=config.training.eval_strategy or "epoch",
+            every=config.training.eval_steps,
+        ),
+        save_seconds=request.save_seconds,
+        save_steps=request.save_steps or save_stride(config, total, batches.steps_per_epoch),
+    )
+
+    def build_trainer(micro: int) -> LoraTrainer:
+        cut = build_batches(config, split.train, micro)
+        arguments.gradient_accumulation_steps = cut.accumulation
+        return LoraTrainer(
+            model,
+            arguments,
+            train=split.train,
+            held_out=split.held_out,
+            batches=cut,
+            pad_token_id=PAD_TOKEN_ID,
+            autocast=precision.autocast,
+            eval_batch=eval_batch,
+            label_smoothing=config.training.label_smoothing_factor or 0.0,
+            folder=request.checkpoints,
+            identity=identity,
+            pace=pace,
+            metrics=metrics,
+            stop=stop,
+        )
+
+    def restart() -> checkpoints.Checkpoint | None:
+        newest = checkpoints.newest_valid(request.checkpoints, identity=identity)
+        metrics.truncate_after(newest.step if newest else 0)
+        load_adapter_weights(model, initial)
+        release_memory(model)
+        return newest
+
+    say(f"{total} steps of {rows_of_a_step(config)} rows, {total / batches.steps_per_epoch:.3g} epochs")
+    with stopping_between_steps(stop):
+        may_halve = ranks() == 1 and request.micro_batch_divisor == 1
+        trainer = train_within_memory(build_trainer, restart, checkpoint, total, micro, may_halve=may_halve)
+    if stop.requested:
+        say(f"stopped at step {trainer.state.global_step} of {total}: saved, and goes on from there")
+        raise Stopped
+
+    # --- save ---
+    found, kept = trainer.found, total
+    if config.training.load_best_model_at_end and found.best_weights is not None and found.best_step is not None:
+        kept = found.best_step
+        load_adapter_weights(model, found.best_weights)
+    eval_loss = found.evaluations.get(kept)
+    if base_loss is not None and eval_loss is not None:
+        say(f"held-out loss: base {base_loss.loss:.4f}, adapter {eval_loss:.4f} (step {kept} of {total})")
+        require_improvement(request.min_improvement, base_loss.loss - eval_loss)
+    last_loss = metrics.last_loss() if first else None
+    result: dict[str, Any] = {
+        "steps": total,
+        "loss": last_loss,
+        "eval_loss": eval_loss,
+        "base_eval_loss": base_loss.loss if base_loss else None,
+        "checkpoint": f"{checkpoints.PREFIX}{total}",
+    }
+    if first:
+        outcome = card.Outcome(
+            repo=request.repo,
+            revision=request.revision,
+            method="qlora" if is_quantized(config) else "lora",
+            config=config,
+            data_digest=request.data_digest,
+            rows=len(split.train),
+            order=order,
+            steps=total,
+            best_step=kept,
+            loss=last_loss,
+            eval_loss=eval_loss,
+            base=base_loss,
+        )
+        card.write_files(
+            results.part_folder(request.results, request.owner),
+            outcome,
+            adapter_config=model.peft_config["default"],
+            weights=adapter_weights(model),
+            chat_template=loaded.chat_template,
+            metrics=request.metrics,
+        )
+        results.save(request.results, owner=request.owner, identity=identity)
+        result["digest"] = digest_of(results.digest_files(request.results))
+        say(f"adapter saved to {request.results}\nFine-Tuning completed")
+    barrier()
+    return result
+
+
+def train_within_memory(
+    build_trainer: Callable[[int], LoraTrainer],
+    restart: Callable[[], checkpoints.Checkpoint | None],
+    checkpoint: checkpoints.Checkpoint | None,
+    total: int,
+    micro: int,
+    *,
+    may_halve: bool,
+) -> LoraTrainer:
+    """Train to the end; if memory runs out and it may, once more with half the micro-batch and the same steps.
+
+    Several processes cannot agree on that in the middle of a step: there the launcher starts all of them again.
+    """
+    trainer = build_trainer(micro)
+    try:
+        run(trainer, checkpoint, total)
+        return trainer
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        if not may_halve or micro == 1:
+            raise out_of_memory(micro) from error
+        error.__traceback__ = None  # it holds the failed step's tensors
+    trainer.let_go()
+    say(f"out of memory with a micro-batch of {micro}: going on with {micro // 2}, at the same rows in a step")
+    checkpoint = restart()
+    trainer = build_trainer(micro // 2)
+    try:
+        run(trainer, checkpoint, total)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise out_of_memory(micro // 2) from error
+        raise
+    return trainer
+
+
+def run(trainer: LoraTrainer, checkpoint: checkpoints.Checkpoint | None, total: int) -> None:
+    """Train from the checkpoint, or from the start, to step `total` or until stopped."""
+    if checkpoint is None:
+        trainer.train()
+        return
+    say(f"resumed from step {checkpoint.step} of {total}")
+    if checkpoint.step >= total:
+        trainer.restore(checkpoint)  # transformers would train one step more
+    else:
+        trainer.train(resume_from_checkpoint=str(checkpoint.path))
+
+
+def require_improvement(least: float | None, improvement: float) -> None:
+    """Raises DivergedFailure where the held-out loss has not fallen by `least`. The checkpoint stays."""
+    if least is not None and improvement < least:
+        raise DivergedFailure(
+            f"the held-out loss fell by {improvement:.4f}, less than the {least} that are asked for",
+            "look at the data and the learning rate, or lower tuning.evaluation.minImprovement",
+            reason="ImprovementTooSmall",
+        )
+
+
+def check_digest(request: Request) -> None:
+    """Refuse data that are not the ones that were checked."""
+    from kaito.datasets.files import files_digest
+
+    if not request.data_digest or rank() != 0:
+        return
+    found = files_digest(request.data)
+    if found != request.data_digest:
+        raise DataFailure(
+            f"the data in {request.data} are not those that were checked: {found}, not {request.data_digest}",
+            "fetch them again, or check the new ones first",
+            reason="DataChanged",
+        )
+
+
+def quieten_libraries() -> None:
+    """A log is read line by line: no progress bars, and no warnings of libraries about one another."""
+    disable_progress_bar()
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)  # peft asks for it
+
+
+@contextmanager
+def stopping_between_steps(stop: Stop) -> Iterator[None]:
+    """SIGTERM asks for a checkpoint at the end of the running step instead of ending the process there and then."""
+
+    def request_stop(_signal: int, _frame: FrameType | None) -> None:
+        stop.requested = True
+
+    before = signal.signal(signal.SIGTERM, request_stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def say(line: str) -> None:
+    if rank() == 0:
+        print(line, flush=True)

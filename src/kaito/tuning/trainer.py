@@ -1,0 +1,378 @@
+"""transformers' Trainer with our batches, our loss, our evaluation and our checkpoints. What it adds is small: the loop
+itself, the optimizer, the schedule, mixed precision and several GPUs are transformers' own.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from kaito.api.training import TrainingConfig
+from kaito.contract import DivergedFailure, TemporaryFailure
+from kaito.tuning import checkpoints
+from kaito.tuning.batches import EpochBatches, Rows, collate, trained_tokens
+from kaito.tuning.collectives import barrier, from_first_rank, rank, ranks, sum_over_ranks
+from kaito.tuning.data import Example
+from kaito.tuning.evaluation import held_out_loss, token_losses
+from kaito.tuning.metrics import Metrics
+from kaito.tuning.model import adapter_weights, load_adapter_weights
+from kaito.tuning.precision import Autocast
+
+ADAPTER = "adapter_model.safetensors"
+BEST_ADAPTER = "best_adapter_model.safetensors"
+OWN_STATE = "kaito.json"
+TORCH_CANNOT_WRITE = ("PytorchStreamWriter", "inline_container", "iostream error")  # plain RuntimeErrors of torch.save
+
+# Settings that transformers' Trainer acts on itself, under the same name.
+PASSED_ON = (
+    "learning_rate",
+    "lr_scheduler_type",
+    "lr_scheduler_kwargs",
+    "warmup_steps",
+    "num_train_epochs",
+    "max_steps",
+    "max_grad_norm",
+    "optim",
+    "optim_args",
+    "optim_target_modules",
+    "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "tf32",
+    "torch_empty_cache_steps",
+    "neftune_noise_alpha",
+    "full_determinism",
+    "logging_steps",
+    "seed",
+    "ddp_timeout",
+    "ddp_backend",
+    "ddp_bucket_cap_mb",
+    "ddp_broadcast_buffers",
+    "ddp_static_graph",
+)
+
+
+@dataclass(slots=True)
+class Stop:
+    """Set by SIGTERM; read at the end of each step and between evaluation batches."""
+
+    requested: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """When a run evaluates and saves. `save_seconds`: between recovery checkpoints; `save_steps`: more at these."""
+
+    evaluate_at: frozenset[int]
+    save_seconds: float = 60.0
+    save_steps: int | None = None
+
+
+@dataclass(slots=True)
+class Found:
+    """What a run knows of its held-out losses: kept in each checkpoint, so that nothing is measured twice."""
+
+    evaluations: dict[int, float] = field(default_factory=dict)
+    best_step: int | None = None
+    best_weights: dict[str, torch.Tensor] | None = None
+
+    @property
+    def best_loss(self) -> float | None:
+        return None if self.best_step is None else self.evaluations[self.best_step]
+
+
+def build_arguments(
+    config: TrainingConfig, folder: Path, *, autocast: Autocast, accumulation: int, on_cpu: bool
+) -> TrainingArguments:
+    """transformers' arguments. Building them also joins the other ranks, where there are any."""
+    passed = {name: value for name in PASSED_ON if (value := getattr(config.training, name)) is not None}
+    checkpointing = bool(config.training.gradient_checkpointing)
+    return TrainingArguments(
+        **passed,
+        output_dir=str(folder / checkpoints.PART),  # a checkpoint is written there first, then renamed
+        per_device_train_batch_size=1,  # batches are cut by EpochBatches
+        gradient_accumulation_steps=accumulation,
+        activation_checkpointing=checkpointing,
+        activation_checkpointing_kwargs=(
+            {"use_reentrant": False, **(config.training.gradient_checkpointing_kwargs or {})} if checkpointing else None
+        ),
+        bf16=autocast == "bf16",
+        fp16=autocast == "fp16",
+        use_cpu=on_cpu,
+        ddp_find_unused_parameters=bool(config.training.ddp_find_unused_parameters),
+        save_strategy="no",  # ours
+        eval_strategy="no",  # ours
+        report_to="none",
+        disable_tqdm=True,
+        log_level="error",
+        log_level_replica="error",
+        logging_nan_inf_filter=False,  # a loss that is no number must not be smoothed over
+        dataloader_pin_memory=False,
+        remove_unused_columns=False,
+    )
+
+
+class LoraTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
+    """Trains one adapter from `train` rows. All ranks build the same one."""
+
+    control: TrainerControl
+    model_wrapped: Any
+
+    def __init__(
+        self,
+        model: Any,
+        arguments: TrainingArguments,
+        *,
+        train: Sequence[Example],
+        held_out: Sequence[Example],
+        batches: EpochBatches,
+        pad_token_id: int,
+        autocast: Autocast,
+        eval_batch: int,
+        label_smoothing: float,
+        folder: Path,
+        identity: str,
+        pace: Pace,
+        metrics: Metrics,
+        stop: Stop,
+    ) -> None:
+        super().__init__(
+            model, arguments, train_dataset=Rows(train), data_collator=partial(collate, pad_token_id=pad_token_id)
+        )
+        self.loss_is_scaled_for_ga = True  # compute_loss divides by the tokens of the whole step
+        self.pop_callback(PrinterCallback)  # metrics are ours
+        self.add_callback(Pacemaker(self))
+        self.held_out, self.batches, self.pad_token_id = held_out, batches, pad_token_id
+        self.autocast, self.eval_batch, self.label_smoothing = autocast, eval_batch, label_smoothing
+        self.folder, self.identity, self.pace, self.metrics, self.stop = folder, identity, pace, metrics, stop
+        self.found = Found()
+        self._unlogged: tuple[float, int] | None = None
+        self._loss: torch.Tensor | None = None
+
+    # --- batches and loss ---
+
+    def get_train_dataloader(self) -> DataLoader[Example]:
+        # A generator of its own, or the loader draws from torch's and an interrupted run would drift from a whole one.
+        return DataLoader(
+            self.train_dataset, batch_sampler=self.batches, collate_fn=self.data_collator, generator=torch.Generator()
+        )
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[dict[str, torch.Tensor]], num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, torch.Tensor]], torch.Tensor]:
+        """The micro-batches of one step, and the trained tokens in all of them over all ranks."""
+        samples = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
+        trained = sum(trained_tokens(batch) for batch in samples)
+        seen = sum(int(batch["attention_mask"].sum()) for batch in samples)
+        trained_by_all, seen_by_all = sum_over_ranks([trained, seen])
+        self.metrics.tokens += int(seen_by_all)
+        self.state.num_input_tokens_seen = self.metrics.tokens
+        return samples, torch.tensor(max(trained_by_all, 1.0), device=device)
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """This micro-batch's part of the step's mean loss per trained token: parts of one step add up to it.
+
+        Gradients of ranks are averaged, so each part counts as often as there are ranks.
+        """
+        if return_outputs or num_items_in_batch is None:
+            raise ValueError("the loss is computed for a step of training alone")
+        loss = token_losses(model, inputs, self.label_smoothing) * ranks() / num_items_in_batch
+        self._loss = loss.detach()
+        return loss
+
+    def _get_grad_norm(self, model: Any, grad_norm: torch.Tensor | float | None = None) -> torch.Tensor | float:
+        """Called once a step, right before the optimizer's: the last chance to keep the weights clean."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        scaled = self.accelerator.scaler is not None  # float16: steps with an infinite gradient are skipped by design
+        broken = not math.isfinite(float(norm)) and not scaled
+        if self._loss is not None and not torch.isfinite(self._loss):
+            broken = True
+        if broken:
+            raise DivergedFailure(
+                f"the loss or its gradient is not a number at step {self.state.global_step + 1}",
+                "lower the learning rate, or raise warmup_steps",
+            )
+        return cast("torch.Tensor | float", norm)
+
+    def floating_point_ops(self, _inputs: dict[str, Any]) -> int:
+        return 0  # transformers walks through all parameters at each micro-batch to count them; nobody reads it
+
+    # --- metrics and evaluation ---
+
+    def log(self, logs: dict[str, float], _start_time: float | None = None) -> None:
+        if "learning_rate" in logs:
+            grad_norm = float(logs.get("grad_norm", math.nan))
+            self.metrics.step(
+                step=self.state.global_step,
+                total=self.state.max_steps,
+                epoch=float(self.state.epoch or 0),
+                loss=logs["loss"],
+                learning_rate=logs["learning_rate"],
+                grad_norm=grad_norm if math.isfinite(grad_norm) else None,
+            )
+        self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs)
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Measure the held-out loss now, and keep the adapter if it is the best so far."""
+        self.metrics.pause()
+        measured = held_out_loss(
+            self.model,
+            self.held_out,
+            batch_size=self.eval_batch,
+            pad_token_id=self.pad_token_id,
+            device=self.args.device,
+            autocast=self.autocast,
+            should_stop=lambda: self.stop.requested,
+        )
+        step = self.state.global_step
+        if measured is None:  # stopped: saved as it is, and measured first of all when the run goes on
+            self.stop.requested = True
+            self.control.should_save = self.control.should_training_stop = True
+        else:
+            self.metrics.evaluation(step=step, loss=measured.loss)
+            print(f"evaluation at step {step}: held-out loss {measured.loss:.4f}", flush=True)
+            best = self.found.best_loss
+            self.found.evaluations[step] = measured.loss
+            if math.isfinite(measured.loss) and (best is None or measured.loss < best):
+                self.found.best_step, self.found.best_weights = step, adapter_weights(self.model)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, {})
+        self.metrics.go_on()
+        return {}
+
+    def is_evaluation_due(self) -> bool:
+        step = self.state.global_step
+        return bool(self.held_out) and step in self.pace.evaluate_at and step not in self.found.evaluations
+
+    # --- checkpoints ---
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """transformers' checkpoint, written where none is looked for, and then made one."""
+        self.metrics.pause()
+        step = self.state.global_step
+        name = f"{checkpoints.PREFIX}{step}"
+        part = self.folder / checkpoints.PART / name
+        try:
+            if rank() == 0:
+                checkpoints.part_folder(self.folder)
+            barrier()
+            super()._save_checkpoint(model, trial)
+            barrier()
+            if rank() == 0:
+                checkpoints.publish(part, self.folder / name, step=step, identity=self.identity)
+                checkpoints.prune(self.folder)
+                part.parent.rmdir()
+            barrier()
+        except (OSError, SafetensorError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not any(sign in str(error) for sign in TORCH_CANNOT_WRITE):
+                raise
+            raise TemporaryFailure(
+                f"the checkpoint of step {step} cannot be written to {self.folder}: {error}",
+                "make room on that volume; the run goes on from the checkpoint before",
+                reason="CheckpointNotWritable",
+            ) from error
+        self.metrics.go_on()
+
+    def _save(self, output_dir: str | None = None, _state_dict: Any = None) -> None:
+        """The adapter, and what transformers knows nothing of."""
+        unlogged = sum_over_ranks([self._tr_loss.item() / ranks()])[0]
+        if rank() != 0:
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(adapter_weights(self.model), folder / ADAPTER, metadata={"format": "pt"})
+        if self.found.best_weights is not None:
+            save_file(self.found.best_weights, folder / BEST_ADAPTER, metadata={"format": "pt"})
+        own = {
+            "evaluations": {str(step): loss for step, loss in self.found.evaluations.items()},
+            "best_step": self.found.best_step,
+            "unlogged": [unlogged, self._globalstep_last_logged],
+        }
+        (folder / OWN_STATE).write_text(json.dumps(own), encoding="utf-8")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, _model: Any = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        load_adapter_weights(self.model, load_file(folder / ADAPTER))
+        own = json.loads((folder / OWN_STATE).read_text(encoding="utf-8"))
+        best = folder / BEST_ADAPTER
+        self.found = Found(
+            {int(step): loss for step, loss in own["evaluations"].items()},
+            own["best_step"],
+            load_file(best) if best.exists() else None,
+        )
+        self._unlogged = (own["unlogged"][0], own["unlogged"][1])
+
+    def go_on_logging(self) -> None:
+        """After a resume: the losses since the last line of metrics count in the next one, as if nothing had been."""
+        if self._unlogged is not None:
+            self._tr_loss += self._unlogged[0]
+            self._globalstep_last_logged = self._unlogged[1]
+
+    def let_go(self) -> None:
+        """Undo what mixed precision put around the model, so that another trainer can be built on it."""
+        self.accelerator.unwrap_model(self.model_wrapped, keep_fp32_wrapper=False)
+        self.optimizer = self.lr_scheduler = self.model_wrapped = None
+        self.accelerator.free_memory()
+
+    def restore(self, checkpoint: checkpoints.Checkpoint) -> None:
+        """The state of a run whose last step is done: nothing is left to train, perhaps something to evaluate."""
+        self._load_from_checkpoint(str(checkpoint.path))
+        self.state = TrainerState.load_from_json(str(checkpoint.path / "trainer_state.json"))
+        if self.is_evaluation_due():
+            self.evaluate()
+
+
+class Pacemaker(TrainerCallback):  # type: ignore[misc]  # transformers ships no types
+    """Decides at the end of each step what follows it: a line of metrics, an evaluation, a checkpoint, the end."""
+
+    def __init__(self, trainer: LoraTrainer) -> None:
+        self.trainer = trainer
+        self.saved = time.monotonic()
+
+    def on_train_begin(self, _args: Any, state: TrainerState, _control: TrainerControl, **_: Any) -> None:
+        self.trainer.go_on_logging()
+        self.trainer.metrics.start(state.num_input_tokens_seen)
+        self.saved = time.monotonic()
+        if self.trainer.is_evaluation_due():
+            self.trainer.evaluate()
+
+    def on_epoch_begin(self, _args: Any, state: TrainerState, _control: TrainerControl, **_: Any) -> None:
+        self.trainer.batches.epoch = state.global_step // self.trainer.batches.steps_per_epoch
+
+    def on_step_end(self, _args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        trainer, pace, step = self.trainer, self.trainer.pace, state.global_step
+        last = step >= state.max_steps
+        since_saved = from_first_rank(time.monotonic() - self.saved)
+        trainer.stop.requested = bool(sum_over_ranks([float(trainer.stop.requested)])[0])
+        control.should_log |= last or step == 1
+        control.should_evaluate = trainer.is_evaluation_due() and not trainer.stop.requested
+        landmark = control.should_evaluate or step % trainer.batches.steps_per_epoch == 0
+        control.should_save = (
+            last
+            or trainer.stop.requested
+            or since_saved >= (pace.save_seconds / 4 if landmark else pace.save_seconds)
+            or (pace.save_steps is not None and step % pace.save_steps == 0)
+        )
+        if trainer.stop.requested:
+            control.should_training_stop = True
+
+    def on_save(self, _args: Any, _state: TrainerState, _control: TrainerControl, **_: Any) -> None:
+        self.saved = time.monotonic()
