@@ -232,20 +232,22 @@ def test_out_of_memory_halves_the_micro_batch_once_and_otherwise_ends_with_6_and
     (long / "data" / "rows.jsonl").write_text("\n".join(rows))
     chosen = settings(per_device_train_batch_size=16, max_length=1000, max_steps=2, per_device_eval_batch_size=1)
     chosen["DatasetConfig"] = {"train_test_split": 1}
-    codes = []
-    for megabytes in (60, 300, 400, 520, 680, 880):  # what 16 rows need is twice what 8 need: one of these lies between
-        run = Run(tmp_path / str(megabytes), long, forks, chosen)
-        codes.append(run.finish(megabytes << 20))
-        if codes[-1] == 0:
+    too_small = Run(tmp_path / "too-small", long, forks, chosen)
+    assert too_small.finish(60 << 20) == 6
+    assert json.loads((tmp_path / "too-small" / "result.json").read_text())["reason"] == "OutOfMemory"
+    assert "max_length" in json.loads((tmp_path / "too-small" / "result.json").read_text())["hint"]
+
+    low, high = 60, 1500  # megabytes: too few for 8 rows, enough for 16; what is enough for 8 alone lies between
+    for _ in range(10):
+        middle = (low + high) // 2
+        run = Run(tmp_path / str(middle), long, forks, chosen)
+        code = run.finish(middle << 20)
+        if code == 0 and "going on with" in run.log():
             break
-    assert codes[0] == 6
-    assert set(codes[:-1]) == {6}
-    assert codes[-1] == 0
+        assert code in (0, 6), run.log()
+        low, high = (middle, high) if code == 6 else (low, middle)
     assert "out of memory with a micro-batch of 16: going on with 8" in run.log()
     assert run.result()["steps"] == 2
-    failure = json.loads((tmp_path / "60" / "result.json").read_text())
-    assert failure["reason"] == "OutOfMemory"
-    assert "max_length" in failure["hint"]
 
 
 def test_two_processes_train_one_adapter_also_after_a_stop_and_the_first_alone_writes(
