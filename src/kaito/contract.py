@@ -1,4 +1,4 @@
-"""What engines, the runner and the programs of a step say to each other: plans, jobs, facts, run state, failures.
+"""What engines, the runner and the programs of a step say to each other: plans, jobs, facts, run state.
 
 Types and their JSON; no decisions (`kaito.plan`) and no processes (`kaito.program`, `kaito.runner`). Files that hold
 them are read leniently, so that an older part can read what a newer one wrote.
@@ -10,93 +10,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import IntEnum
-from typing import Any, ClassVar, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 VERSION = 1  # of job.json and run.json
 
 JobName = Literal["check", "tune", "push", "model"]
 ImageName = Literal["light", "tuning", "serving", "vllm"]
 StepState = Literal["pending", "running", "waiting", "done", "failed"]
-
-# --- what a program's end means -------------------------------------------------------------------------------------
-
-
-class ExitCode(IntEnum):
-    """Exit codes of programs. 2 to 7 are final; 1, 75 and signals are tried again; 143 is not a failure."""
-
-    DONE = 0
-    BUG = 1
-    CONFIG = 2
-    DATA = 3
-    MODEL = 4
-    REGISTRY = 5
-    OUT_OF_MEMORY = 6
-    DIVERGED = 7
-    TEMPORARY = 75
-    STOPPED = 143
-
-
-class Failure(Exception):
-    """A program's typed end. Every package's errors descend from one of these.
-
-    Failure
-    ├── ConfigFailure      2   the configuration cannot work
-    ├── DataFailure        3   the training data cannot be read or used
-    ├── ModelFailure       4   the base model is missing, gated, or does not fit
-    ├── RegistryFailure    5   the registry refuses
-    ├── OutOfMemoryFailure 6
-    ├── DivergedFailure    7   the loss is not a number
-    └── TemporaryFailure   75  the same call may succeed later
-
-    `message` says what happened and where; `hint` says what to do; `reason` is a CamelCase word for a condition.
-    """
-
-    exit_code: ClassVar[ExitCode] = ExitCode.BUG
-    reason: str = "InternalError"
-
-    def __init__(self, message: str, hint: str = "", *, reason: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
-        if reason is not None:
-            self.reason = reason
-
-
-class ConfigFailure(Failure):
-    exit_code = ExitCode.CONFIG
-    reason = "ConfigInvalid"
-
-
-class DataFailure(Failure):
-    exit_code = ExitCode.DATA
-    reason = "DataInvalid"
-
-
-class ModelFailure(Failure):
-    exit_code = ExitCode.MODEL
-    reason = "ModelUnavailable"
-
-
-class RegistryFailure(Failure):
-    exit_code = ExitCode.REGISTRY
-    reason = "RegistryDenied"
-
-
-class OutOfMemoryFailure(Failure):
-    exit_code = ExitCode.OUT_OF_MEMORY
-    reason = "OutOfMemory"
-
-
-class DivergedFailure(Failure):
-    exit_code = ExitCode.DIVERGED
-    reason = "Diverged"
-
-
-class TemporaryFailure(Failure):
-    exit_code = ExitCode.TEMPORARY
-    reason = "Temporary"
-
 
 # --- facts ----------------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from kaito.contract import ConfigFailure, ExitCode, Failure
+from kaito.failure import ConfigFailure, ExitCode, Failure
 
 PROGRESS_VARIABLE = "KAITO_PROGRESS"
 RESULT_VARIABLE = "KAITO_RESULT"

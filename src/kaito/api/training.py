@@ -20,7 +20,7 @@ from kaito.api.paths import Path, format_path
 from kaito.api.schema import Typed, show, unknown_key, validate
 from kaito.api.sections import DataCollator, DatasetConfig, LoraConfig, ModelConfig, QuantizationConfig
 from kaito.api.training_arguments import TrainingArguments
-from kaito.contract import ConfigFailure
+from kaito.failure import ConfigFailure
 
 __all__ = [
     "DataCollator",

@@ -31,7 +31,7 @@ def push(
     Example: kaito adapter push results localhost:5000/adapters/mine:1
     """
     from kaito.client.adapters import push_results
-    from kaito.contract import Failure
+    from kaito.failure import Failure
 
     try:
         pushed = push_results(results, image, credentials or [])
@@ -52,7 +52,7 @@ def pull(
     Example: kaito adapter pull localhost:5000/adapters/mine:1 --out mine
     """
     from kaito.client.adapters import pull_files
-    from kaito.contract import Failure
+    from kaito.failure import Failure
 
     try:
         pulled = pull_files(image, out, credentials or [])
@@ -70,7 +70,7 @@ def inspect(image: Image, credentials: Credentials = None) -> None:
     import json
 
     from kaito.client.adapters import inspect_image
-    from kaito.contract import Failure
+    from kaito.failure import Failure
 
     try:
         print(json.dumps(inspect_image(image, credentials or []), indent=2, ensure_ascii=False))
@@ -85,7 +85,7 @@ def _print(value: dict[str, object], output: str, text: str) -> None:
 
 
 def _fail(failure: object) -> None:
-    from kaito.contract import Failure
+    from kaito.failure import Failure
 
     assert isinstance(failure, Failure)
     fail(failure.message + (f" ({failure.hint})" if failure.hint else ""))

@@ -32,7 +32,7 @@ def parse_key(name: str, namespace: str) -> Key:
 def failing() -> Iterator[None]:
     """What the client raises, as one line each."""
     from kaito.client import AlreadyRunning, NotFound, Unreadable
-    from kaito.contract import Failure
+    from kaito.failure import Failure
 
     try:
         yield

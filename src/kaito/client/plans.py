@@ -11,7 +11,8 @@ from pathlib import Path
 
 from kaito.api.workspace import Workspace
 from kaito.client.documents import DocumentSet, with_absolute_paths
-from kaito.contract import Failure, ModelFacts, Observed, Plan
+from kaito.contract import ModelFacts, Observed, Plan
+from kaito.failure import Failure
 from kaito.local.device import find_device
 from kaito.plan import plan
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kaito.contract import ConfigFailure, DataFailure, TemporaryFailure
+from kaito.failure import ConfigFailure, DataFailure, TemporaryFailure
 from kaito.program import read_token, run_program
 
 if TYPE_CHECKING:

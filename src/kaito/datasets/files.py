@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from kaito.contract import DataFailure, digest_of
+from kaito.contract import digest_of
+from kaito.failure import DataFailure
 
 Format = Literal["jsonl", "json", "parquet"]
 

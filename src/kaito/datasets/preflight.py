@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kaito.contract import DataFailure
+from kaito.failure import DataFailure
 from kaito.program import report, run_program
 
 if TYPE_CHECKING:

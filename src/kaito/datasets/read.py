@@ -6,9 +6,9 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from kaito.contract import DataFailure
 from kaito.datasets.files import DataFile, Listing, list_files, scan_folder
 from kaito.datasets.rows import Problem, Row, problem_failure
+from kaito.failure import DataFailure
 
 __all__ = ["DataFile", "Listing", "Row", "count_rows", "list_files", "read_rows", "scan_folder"]
 

@@ -7,8 +7,8 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from kaito.contract import ConfigFailure
 from kaito.datasets.files import hash_file
+from kaito.failure import ConfigFailure
 
 FILE_NAME = ".fetched.json"
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kaito.contract import ConfigFailure, ModelFailure
 from kaito.datasets.formats import Chat, Completion, parse_row
 from kaito.datasets.rows import RowError
 from kaito.datasets.spans import locate_answers
 from kaito.datasets.templates import ChatTemplate, load_template
 from kaito.datasets.tokens import Tokens, load_tokens
+from kaito.failure import ConfigFailure, ModelFailure
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from kaito.contract import DataFailure
+from kaito.failure import DataFailure
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from kaito.api.sections import DatasetConfig
 from kaito.api.training import TrainingConfig
-from kaito.contract import ConfigFailure, DataFailure
 from kaito.datasets.files import RECOGNISED, DataFile
 from kaito.datasets.formats import RECOGNISED as RECOGNISED_ROWS
 from kaito.datasets.render import Renderer
 from kaito.datasets.templates import read_json
+from kaito.failure import ConfigFailure, DataFailure
 
 _FORMATS = {"json": ("json", "jsonl"), "jsonl": ("json", "jsonl"), "parquet": ("parquet",)}
 _STANDARD = {"messages": "messages", "prompt": "prompt", "completion": "completion", "response": "completion"}

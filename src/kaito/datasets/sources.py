@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from kaito.contract import DataFailure, digest_of
+from kaito.contract import digest_of
 from kaito.datasets.files import DataFile, hash_file, recognise, scan_folder
 from kaito.datasets.record import Finished, Record
+from kaito.failure import DataFailure
 from kaito.program import report
 from kaito.transfer import build_client, download, require_free_space
 

@@ -16,8 +16,8 @@ import jinja2.nodes
 import jinja2.parser
 import jinja2.sandbox
 
-from kaito.contract import ConfigFailure, ModelFailure
 from kaito.datasets.rows import RowError
+from kaito.failure import ConfigFailure, ModelFailure
 
 Message = Mapping[str, Any]
 

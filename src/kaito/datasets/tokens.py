@@ -10,8 +10,8 @@ from typing import Any
 
 import tokenizers
 
-from kaito.contract import ModelFailure
 from kaito.datasets.templates import read_json
+from kaito.failure import ModelFailure
 
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kaito.contract import ModelFailure
+from kaito.failure import ModelFailure
 
 # Aliases of config.json, most usual first.
 _CONTEXT = ("max_position_embeddings", "n_ctx", "n_positions", "seq_length", "max_seq_len", "max_sequence_length")

@@ -6,7 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from kaito.contract import ModelFailure, digest_of
+from kaito.contract import digest_of
+from kaito.failure import ModelFailure
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"

@@ -12,7 +12,7 @@ from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 
 import httpx
 
-from kaito.contract import ConfigFailure, Failure, ModelFailure, TemporaryFailure
+from kaito.failure import ConfigFailure, Failure, ModelFailure, TemporaryFailure
 from kaito.hub.digests import is_intact
 from kaito.hub.files import RepoFile
 from kaito.hub.repository import Progress

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kaito.contract import TemporaryFailure
+from kaito.failure import TemporaryFailure
 from kaito.hub.resolve import add_arguments, progress_reporter, require_commit, say
 from kaito.program import read_token, report, run_program
 

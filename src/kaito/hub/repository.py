@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Protocol
 
-from kaito.contract import ModelFailure
+from kaito.failure import ModelFailure
 from kaito.hub.files import INDEX, RepoFile, digest_of_repo_files, metadata_names, parse_index, weight_names
 
 Progress = Callable[[int, int], None]

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kaito.contract import ModelFacts, ModelFailure, to_json
+from kaito.contract import ModelFacts, to_json
+from kaito.failure import ModelFailure
 from kaito.program import read_token, report, run_program
 
 if TYPE_CHECKING:

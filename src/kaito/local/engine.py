@@ -16,7 +16,8 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from kaito.contract import ExitCode, Job, JobFile, Plan, Refusal, to_json
+from kaito.contract import Job, JobFile, Plan, Refusal, to_json
+from kaito.failure import ExitCode
 from kaito.local.ending import Ending, forget_ending, read_termination, save_ending
 from kaito.local.home import Key, run_folder
 from kaito.local.lock import engine_lock

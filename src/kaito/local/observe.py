@@ -13,19 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from kaito.api.workspace import Workspace, WorkspaceStatus
-from kaito.contract import (
-    ConfigFailure,
-    DataFacts,
-    Job,
-    JobRun,
-    ModelFacts,
-    Observed,
-    Plan,
-    Refusal,
-    Run,
-    StepRun,
-    from_json,
-)
+from kaito.contract import DataFacts, Job, JobRun, ModelFacts, Observed, Plan, Refusal, Run, StepRun, from_json
+from kaito.failure import ConfigFailure
 from kaito.local.desired import Desired, Unreadable, load_desired, secret_changes
 from kaito.local.device import find_device
 from kaito.local.ending import load_ending

@@ -12,7 +12,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from kaito.contract import ConfigFailure, DataFailure, TemporaryFailure
+from kaito.failure import ConfigFailure, DataFailure, TemporaryFailure
 from kaito.oci.blobs import CHUNK_BYTES, push_blob
 from kaito.oci.client import Repository
 from kaito.oci.credentials import Credentials

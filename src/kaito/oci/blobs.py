@@ -11,7 +11,7 @@ from urllib.parse import quote, urljoin
 
 import httpx
 
-from kaito.contract import Failure, TemporaryFailure
+from kaito.failure import Failure, TemporaryFailure
 from kaito.oci.client import Repository
 from kaito.oci.errors import ImageInvalid, RegistryUnavailable
 from kaito.transfer import backoff

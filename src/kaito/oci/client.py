@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from kaito.contract import ConfigFailure, Failure, TemporaryFailure
+from kaito.failure import ConfigFailure, Failure, TemporaryFailure
 from kaito.oci.authorization import Challenge, basic_authorization, fetch_token, parse_challenges
 from kaito.oci.credentials import Credentials, Login
 from kaito.oci.errors import Action, ImageNotFound, RegistryUnavailable, denied

@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from kaito.contract import ConfigFailure
+from kaito.failure import ConfigFailure
 
 HELPER_SECONDS = 30.0
 

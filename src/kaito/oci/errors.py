@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from kaito.contract import RegistryFailure, TemporaryFailure
+from kaito.failure import RegistryFailure, TemporaryFailure
 
 Action = Literal["pull", "push"]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kaito.contract import ConfigFailure
+from kaito.failure import ConfigFailure
 from kaito.oci.blobs import check_upload, read_blob
 from kaito.oci.client import Repository
 from kaito.oci.credentials import Credentials

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kaito.contract import ConfigFailure
+from kaito.failure import ConfigFailure
 from kaito.oci.client import Repository
 from kaito.oci.errors import ImageInvalid
 from kaito.oci.layer import Layer

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kaito.contract import ConfigFailure
+from kaito.failure import ConfigFailure
 from kaito.program import report, run_program
 
 

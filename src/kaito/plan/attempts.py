@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kaito.contract import ExitCode, Job, JobRun, Observed, Refusal, StepRun
+from kaito.contract import Job, JobRun, Observed, Refusal, StepRun
+from kaito.failure import ExitCode
 
 HOUR = 3600.0
 WAIT_LIMIT = 24 * HOUR

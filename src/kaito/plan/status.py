@@ -23,7 +23,8 @@ from kaito.api.status import (
     WorkspaceStatus,
 )
 from kaito.api.workspace import Workspace
-from kaito.contract import ExitCode, Observed, Plan, Progress, Refusal, Run, StepRun
+from kaito.contract import Observed, Plan, Progress, Refusal, Run, StepRun
+from kaito.failure import ExitCode
 from kaito.plan.attempts import waits_for_registry
 
 # A phase is one word for the whole run; the first three are those of the three Jobs.

@@ -9,7 +9,8 @@ import signal
 import sys
 from pathlib import Path
 
-from kaito.contract import ExitCode, JobFile, from_json
+from kaito.contract import JobFile, from_json
+from kaito.failure import ExitCode
 from kaito.program import die_with_parent
 from kaito.runner.child import Timing
 from kaito.runner.job import conclude, run_job

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from kaito.contract import ConfigFailure, Step, TemporaryFailure
+from kaito.contract import Step
+from kaito.failure import ConfigFailure, TemporaryFailure
 from kaito.program import PARENT_VARIABLE, PROGRESS_VARIABLE, RESULT_VARIABLE
 from kaito.runner.cgroup import count_oom_kills
 from kaito.runner.files import read_tail

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from kaito.contract import ConfigFailure
+from kaito.failure import ConfigFailure
 
 PORT_FILE = "runner.port"  # where the running runner serves its progress
 

@@ -11,7 +11,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from kaito.contract import ConfigFailure, Step, StepRun, digest_of, to_json
+from kaito.contract import Step, StepRun, digest_of, to_json
+from kaito.failure import ConfigFailure
 from kaito.runner.files import path_inside, replace_text, sync_folder
 from kaito.runner.state import RunState, is_unfinished, was_done
 

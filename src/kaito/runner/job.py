@@ -10,7 +10,8 @@ import re
 import traceback
 from pathlib import Path
 
-from kaito.contract import ConfigFailure, ExitCode, Failure, Job, JobFile
+from kaito.contract import Job, JobFile
+from kaito.failure import ConfigFailure, ExitCode, Failure
 from kaito.runner.child import Timing
 from kaito.runner.events import EventLog, say
 from kaito.runner.files import PORT_FILE, path_inside, write_job_files

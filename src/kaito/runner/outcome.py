@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kaito.contract import ExitCode, Failure, Step
+from kaito.contract import Step
+from kaito.failure import ExitCode, Failure
 from kaito.runner.child import Ending, StepFiles
 from kaito.runner.files import read_tail
 

@@ -19,7 +19,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from kaito.contract import Failure, Progress, to_json
+from kaito.contract import Progress, to_json
+from kaito.failure import Failure
 from kaito.runner.files import PORT_FILE, replace_text
 from kaito.runner.progress import read_progress
 

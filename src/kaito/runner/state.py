@@ -12,7 +12,8 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-from kaito.contract import ConfigFailure, JobFile, JobRun, Run, StepRun, from_json, to_json
+from kaito.contract import JobFile, JobRun, Run, StepRun, from_json, to_json
+from kaito.failure import ConfigFailure
 from kaito.runner.files import replace_text
 
 RUN_FILE = "run.json"

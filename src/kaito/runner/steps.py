@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from kaito.contract import ExitCode, Failure, Step, StepRun
+from kaito.contract import Step, StepRun
+from kaito.failure import ExitCode, Failure
 from kaito.runner.child import Ending, StepFiles, Timing, run_child
 from kaito.runner.events import EventLog
 from kaito.runner.fingerprint import find_done, fingerprint_of, is_claimed, set_aside

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
-from kaito.contract import ConfigFailure, ExitCode
+from kaito.failure import ConfigFailure, ExitCode
 from kaito.program import run_program
 from kaito.tuning import ranks
 from kaito.tuning.results import DEFAULT_OWNER

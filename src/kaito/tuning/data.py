@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from kaito.api.training import TrainingConfig
-from kaito.contract import DataFailure
 from kaito.datasets.read import list_files, read_rows
 from kaito.datasets.rows import RowError, located, problem_failure
 from kaito.datasets.settings import build_renderer, select_files
+from kaito.failure import DataFailure
 
 HELD_OUT_SHARE = 0.05
 HELD_OUT_ROWS = 500  # of a share of 5 % or less: more rows tell little and cost time at each evaluation

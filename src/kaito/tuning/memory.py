@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from kaito.contract import OutOfMemoryFailure
+from kaito.failure import OutOfMemoryFailure
 
 
 def is_out_of_memory(error: BaseException) -> bool:

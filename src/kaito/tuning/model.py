@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from kaito.api.training import LoraConfig, TrainingConfig
-from kaito.contract import ConfigFailure, ModelFailure
+from kaito.failure import ConfigFailure, ModelFailure
 from kaito.tuning.memory import is_out_of_memory
 from kaito.tuning.precision import Precision
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from kaito.contract import (
+from kaito.failure import (
     ConfigFailure,
     DataFailure,
     DivergedFailure,

@@ -16,7 +16,7 @@ import time
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from kaito.contract import ConfigFailure, TemporaryFailure
+from kaito.failure import ConfigFailure, TemporaryFailure
 from kaito.tuning.checkpoints import sha256_of, sync
 
 MARKER = "fine_tuning_completed.txt"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from kaito.api.effects import is_without_effect
 from kaito.api.training import TrainingConfig, merge
-from kaito.contract import ConfigFailure
+from kaito.failure import ConfigFailure
 
 FALLBACKS = TrainingConfig.model_validate(
     {

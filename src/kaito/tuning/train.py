@@ -16,7 +16,8 @@ from transformers import set_seed
 from transformers.utils.logging import disable_progress_bar
 
 from kaito.api.training import load_training_config
-from kaito.contract import ConfigFailure, DataFailure, DivergedFailure, digest_of
+from kaito.contract import digest_of
+from kaito.failure import ConfigFailure, DataFailure, DivergedFailure
 from kaito.program import Stopped
 from kaito.tuning import baseline, card, checkpoints, results
 from kaito.tuning.batches import order_digest

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from kaito.api.training import TrainingConfig
-from kaito.contract import DivergedFailure, TemporaryFailure
+from kaito.failure import DivergedFailure, TemporaryFailure
 from kaito.tuning import checkpoints
 from kaito.tuning.batches import EpochBatches, Rows, collate, trained_tokens
 from kaito.tuning.collectives import barrier, from_first_rank, rank, ranks, sum_over_ranks

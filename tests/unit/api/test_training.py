@@ -23,7 +23,7 @@ from kaito.api.training import (
     merge,
     parse_training_config,
 )
-from kaito.contract import ConfigFailure
+from kaito.failure import ConfigFailure
 
 
 def parse(**sections: str) -> ParsedTrainingConfig:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from kaito.api.training import TrainingConfig, parse_training_config
-from kaito.contract import DataFailure, ModelFailure
 from kaito.datasets.preflight import check_data
 from kaito.datasets.settings import build_renderer, read_context
+from kaito.failure import DataFailure, ModelFailure
 from tests.unit.datasets.models import build_model
 
 TEMPLATE = (

@@ -14,10 +14,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from kaito.contract import ConfigFailure, DataFailure, RegistryFailure, TemporaryFailure
 from kaito.datasets import files_digest, sources
 from kaito.datasets.fetch import fetch
 from kaito.datasets.sources import Access, Source
+from kaito.failure import ConfigFailure, DataFailure, RegistryFailure, TemporaryFailure
 from tests.servers.hub import Answer, Fault, Hub, run_hub
 from tests.servers.registry import RegistryServer, run_registry
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from kaito.api.training import TrainingConfig, parse_training_config
-from kaito.contract import ConfigFailure, DataFailure, ExitCode
 from kaito.datasets.preflight import check_data, percentile
+from kaito.failure import ConfigFailure, DataFailure, ExitCode
 from tests.unit.datasets.models import build_model
 
 GOOD = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "an answer"}]}

@@ -8,12 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kaito.contract import DataFailure
 from kaito.datasets import files_digest
 from kaito.datasets.files import scan_folder
 from kaito.datasets.formats import Chat, Completion, parse_row
 from kaito.datasets.read import count_rows, list_files, read_rows
 from kaito.datasets.rows import Problem, RowError
+from kaito.failure import DataFailure
 
 PAIR = {"prompt": "p", "completion": "c"}
 TURNS = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]

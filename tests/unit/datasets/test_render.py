@@ -7,10 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kaito.contract import ConfigFailure, ModelFailure
 from kaito.datasets.render import Rendered, Renderer
 from kaito.datasets.rows import RowError
 from kaito.datasets.templates import shipped_names
+from kaito.failure import ConfigFailure, ModelFailure
 from tests.unit.datasets.models import build_model, build_sentencepiece_like
 
 DEMO_TEMPLATE = Path(__file__).parents[3] / "src/kaito/hub/builtin/demo/chat_template.jinja"

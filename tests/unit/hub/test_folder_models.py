@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kaito.contract import ModelFailure
+from kaito.failure import ModelFailure
 from kaito.hub.pull import pull
 from kaito.hub.resolve import resolve
 from tests.unit.hub.conftest import safetensors

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from kaito.contract import ConfigFailure, ModelFailure, TemporaryFailure
+from kaito.failure import ConfigFailure, ModelFailure, TemporaryFailure
 from kaito.hub.pull import RECORD, pull
 from kaito.hub.resolve import resolve
 from tests.servers.hub import Fault, Hub, HubRepo

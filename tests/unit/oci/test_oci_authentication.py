@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from kaito.contract import Failure
+from kaito.failure import Failure
 from kaito.oci import (
     Credentials,
     PushDenied,

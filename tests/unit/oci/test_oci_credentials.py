@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kaito.contract import ConfigFailure
+from kaito.failure import ConfigFailure
 from kaito.oci import Credentials, Login
 from tests.servers.registry import write_docker_config
 

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from kaito.contract import ConfigFailure
+from kaito.failure import ConfigFailure
 from kaito.oci import ImageInvalid, ImageNotFound, Reference, RegistryUnavailable, inspect, pull, push_adapter
 from tests.servers.proxy import Fault, FaultProxy
 from tests.servers.registry import RegistryServer

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kaito.contract import ConfigFailure, DataFailure
+from kaito.failure import ConfigFailure, DataFailure
 from kaito.oci import (
     Reference,
     inspect,

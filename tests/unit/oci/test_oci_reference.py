@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from kaito.contract import ConfigFailure
+from kaito.failure import ConfigFailure
 from kaito.oci import Reference
 
 DIGEST = "sha256:" + "a" * 64

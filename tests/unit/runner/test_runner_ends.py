@@ -96,7 +96,7 @@ def test_a_step_that_succeeds_on_its_third_attempt_is_done(rig: Rig) -> None:
 def test_what_a_failing_program_says_is_what_the_user_reads(rig: Rig) -> None:
     step = rig.step(
         """
-        from kaito.contract import DataFailure
+        from kaito.failure import DataFailure
         from kaito.program import run_program
         def main(argv):
             raise DataFailure("data/a.jsonl:7: no answer", "Add one.", reason="RowInvalid")

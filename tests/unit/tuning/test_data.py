@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kaito.api.training import TrainingConfig
-from kaito.contract import DataFailure
+from kaito.failure import DataFailure
 from kaito.tuning.data import Example, held_out_rows, load_examples, split_rows
 
 

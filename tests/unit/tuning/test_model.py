@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kaito.api.training import LoraConfig, TrainingConfig
-from kaito.contract import ConfigFailure, ModelFailure
+from kaito.failure import ConfigFailure, ModelFailure
 from kaito.tuning.batches import collate
 from kaito.tuning.data import load_examples
 from kaito.tuning.evaluation import token_losses

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from kaito.contract import ConfigFailure
+from kaito.failure import ConfigFailure
 from kaito.tuning import output
 from kaito.tuning.results import MARKER, OutputTaken, claim, part_folder, prepare, save
 

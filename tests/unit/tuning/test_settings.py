@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kaito.api.training import TrainingConfig
-from kaito.contract import ConfigFailure
+from kaito.failure import ConfigFailure
 from kaito.tuning.evaluation import evaluation_steps
 from kaito.tuning.precision import Precision
 from kaito.tuning.schedule import identity_of, rows_of_a_step, save_stride, total_steps

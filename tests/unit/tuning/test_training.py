@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from kaito.contract import ConfigFailure, DataFailure, DivergedFailure, TemporaryFailure
+from kaito.failure import ConfigFailure, DataFailure, DivergedFailure, TemporaryFailure
 from tests.unit.tuning.tiny_models import QLORA, settings, write_config, write_data
 
 Tune = Callable[..., dict[str, Any]]
