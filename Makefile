@@ -31,7 +31,7 @@ demo: $(VENV)/.product ## Fine-tune the demo model, push the adapter to a regist
 
 test: $(VENV)/.developer ## All tests
 	@tools/docker-registry >/dev/null
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 check: $(VENV)/.developer ## Style, types, layers, generated files
 	@$(BIN)/ruff check .
