@@ -1,29 +1,35 @@
-"""Kaito's trainer against the way KAITO trains: `python benchmarks/training.py [--rounds 3] [--rows N] [--epochs N]`.
+"""Kaito's trainer, packed and padded, against the way KAITO trains:
+`python benchmarks/training.py [--rounds N] [--rows N] [--epochs N] [--batch N] [--micro N]`.
 
-Both sides fine-tune the demo base model on the same rows of `examples/demo/data/questions.jsonl`: equal LoRA,
-epochs, schedule, number type. A round starts each side once, one after the other, as a process of its own; rounds take
-turns in which side goes first, and each has its own seed.
+All sides fine-tune the demo base model on the same rows: conversations made of `examples/demo/data/questions.jsonl`,
+most of them short and some ten times as long (log-normal; half of them below 100 tokens, the longest of 900): equal
+LoRA, epochs, schedule, number type. A round starts each side once, one after the other, as a process of its own;
+rounds take turns in which side goes first, and each has its own seed.
 
-- kaito: `python -m kaito.tuning`, with the batch that `kaito plan` chooses. The loss is on the answers alone.
+- planned: `python -m kaito.tuning` with the rows a step that `kaito plan` chooses: one, where rows are few. The loss is
+  on the answers alone.
 - plain: the shape of KAITO's training (v0.12): transformers' `Trainer`, one row a step, and
   `DataCollatorForLanguageModeling(mlm=False)`, so that the loss is on all tokens. KAITO itself adds TRL and gradient
   checkpointing on top, and is slower for it; neither is here.
+- packed: as planned, with the larger step of larger data: `--batch` rows, packed.
+- padded: the same with `padding_free: false`: the same rows in each step, so the same loss but for rounding.
 
-A step of one row and one of several call for different learning rates: each side has the one of 0.001, 0.002 and 0.003
-with which its held-out loss was least. `--kaito-rate` and `--plain-rate` set others.
+A step of one row and one of several call for different learning rates: `--kaito-rate`, `--plain-rate`.
 
 How to read it. `training s` runs from the first step's begin to the last step's end; reading rows, imports and loading
 the model come before it (`start s`), saving the adapter after it. `CPU s` is of the whole process.
 The times of one side differ between rounds where neighbours share the machine: look at the ratios' spread before
-believing their median. Tokens are those of the rows, without padding, so both sides have as many. The held-out loss is
-measured by one program for both, on the answers' tokens of rows that neither side saw; less is better, and two medians
-within each other's spread are equal. A ratio is that of one round: the median, and the least and the most.
+believing their median. Tokens are those of the rows, without padding, so all sides have as many. The held-out loss is
+measured by one program for all, on the answers' tokens of questions that no side saw; less is better. Plain is compared
+with planned, and padded with packed. Not with each other: fewer and larger steps on as many rows are quicker and learn
+less, which tokens a second don't show. A ratio is that of one round: the median, the least and the most.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -36,19 +42,24 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from tokenizers import Tokenizer
+
 from kaito.api.training import TrainingConfig, dump_training_config, load_training_config
 from kaito.datasets.settings import read_context
 from kaito.local.device import find_device
 from kaito.plan.settings import Basis, choose, choose_batch, said
-from kaito.tuning.data import load_examples
 from kaito.tuning.threads import available_cpus
+from kaito.tuning.tokenised import load_examples
 
 ROOT = Path(__file__).resolve().parent.parent
 QUESTIONS = ROOT / "examples" / "demo" / "data" / "questions.jsonl"
 MODEL = Path(str(resources.files("kaito.hub") / "builtin" / "demo"))
 TRAIN, HELD_OUT, CONFIG = "train", "held-out", "training_config.yaml"
-HELD_OUT_EVERY = 10  # rows
+HELD_OUT_EVERY = 10  # questions
 LARGEST_MICRO_BATCH = 32  # the demo model is small: memory bounds nothing
+MEDIAN_TOKENS, SPREAD, LONGEST = 105, 1.0, 1015  # of a conversation: log-normal, `SPREAD` of its logarithm
+TURN_TOKENS = 4  # that the template puts around a turn
 SETTINGS: dict[str, dict[str, Any]] = {
     "LoraConfig": {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "target_modules": "all-linear"},
     "ModelConfig": {"torch_dtype": "float32"},
@@ -74,9 +85,11 @@ class Run:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="how often each side trains (3)")
-    parser.add_argument("--rows", type=int, metavar="N", help="rows to train on (all but each tenth)")
-    parser.add_argument("--epochs", type=float, default=5.0, metavar="N", help="times each row is trained on (5)")
+    parser.add_argument("--rounds", type=int, default=2, metavar="N", help="how often each side trains (2)")
+    parser.add_argument("--rows", type=int, default=192, metavar="N", help="rows to train on (192)")
+    parser.add_argument("--epochs", type=float, default=1.0, metavar="N", help="times each row is trained on (1)")
+    parser.add_argument("--batch", type=int, default=8, metavar="N", help="rows of a step of kaito (8)")
+    parser.add_argument("--micro", type=int, default=4, metavar="N", help="of them in a padded forward (4)")
     parser.add_argument("--kaito-rate", type=float, default=3e-3, metavar="X", help="learning rate of kaito (0.003)")
     parser.add_argument("--plain-rate", type=float, default=2e-3, metavar="X", help="learning rate of plain (0.002)")
     parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
@@ -85,20 +98,34 @@ def main() -> None:
         what, *paths = options.child
         CHILDREN[what](*map(Path, paths))
         return
-    if min(options.rounds, 1 if options.rows is None else options.rows, options.epochs) < 1:
-        parser.error("rounds, rows and epochs begin at 1")
+    if min(options.rounds, options.rows, options.epochs, options.batch, options.micro) < 1:
+        parser.error("rounds, rows, epochs, batch and micro begin at 1")
+    if options.batch % options.micro:
+        parser.error("batch is a multiple of micro")
+    arguments = {
+        "num_train_epochs": options.epochs,
+        "learning_rate": options.kaito_rate,
+    }
+    batch = {
+        "per_device_train_batch_size": options.micro,
+        "gradient_accumulation_steps": options.batch // options.micro,
+    }
+    configs = {
+        "planned": build_config(options.rows, arguments),
+        "plain": build_config(options.rows, {**arguments, "learning_rate": options.plain_rate}),
+        "packed": build_config(options.rows, {**arguments, **batch}),
+        "padded": build_config(options.rows, {**arguments, **batch, "padding_free": False}),
+    }
     with tempfile.TemporaryDirectory(prefix="kaito-benchmark-") as folder:
-        rates = {"kaito": options.kaito_rate, "plain": options.plain_rate}
-        compare(Path(folder), rates, rounds=options.rounds, rows=options.rows, epochs=options.epochs)
+        compare(Path(folder), configs, rounds=options.rounds, rows=options.rows)
 
 
-def compare(root: Path, rates: dict[str, float], *, rounds: int, rows: int | None, epochs: float) -> None:
+def compare(root: Path, configs: dict[str, TrainingConfig], *, rounds: int, rows: int) -> None:
     began = time.monotonic()
-    count = write_rows(root, rows)
-    configs = {side: build_config(count, epochs, rate) for side, rate in rates.items()}
+    write_rows(root, rows)
     tokens, answer_tokens = describe(root, configs)
     runs: dict[str, list[Run]] = {side: [] for side in SIDES}
-    print("round  side   start s  training s  whole s   CPU s  steps  tokens/s  answer tokens/s")
+    print("round  side     start s  training s  whole s   CPU s  steps  tokens/s  answer tokens/s")
     for seed in range(rounds):
         for side in SIDES if seed % 2 == 0 else reversed(SIDES):
             folder = root / f"{side}-{seed}"
@@ -109,63 +136,93 @@ def compare(root: Path, rates: dict[str, float], *, rounds: int, rows: int | Non
             run = SIDES[side](folder, root / TRAIN)
             runs[side].append(run)
             print(
-                f"{seed + 1:5}  {side}  {run.start:7.2f}  {run.training:10.2f}  {run.whole:7.2f}  {run.cpu:6.2f}"
+                f"{seed + 1:5}  {side:7}  {run.start:7.2f}  {run.training:10.2f}  {run.whole:7.2f}  {run.cpu:6.2f}"
                 f"  {run.steps:5}  {tokens / run.training:8.0f}  {answer_tokens / run.training:15.0f}",
                 flush=True,
             )
     report_losses(root, runs)
-    pairs = list(zip(runs["plain"], runs["kaito"], strict=True))
-    print("\nhow many times as long plain took as kaito")
-    print(f"  training       {spread([plain.training / kaito.training for plain, kaito in pairs], 2)}")
-    print(f"  whole process  {spread([plain.whole / kaito.whole for plain, kaito in pairs], 2)}")
-    print(f"  its CPU time   {spread([plain.cpu / kaito.cpu for plain, kaito in pairs], 2)}")
+    for other, ours in (("plain", "planned"), ("padded", "packed")):
+        pairs = list(zip(runs[other], runs[ours], strict=True))
+        print(f"\nhow many times as long {other} took as {ours}")
+        print(f"  training       {spread([slow.training / fast.training for slow, fast in pairs], 2)}")
+        print(f"  whole process  {spread([slow.whole / fast.whole for slow, fast in pairs], 2)}")
+        print(f"  its CPU time   {spread([slow.cpu / fast.cpu for slow, fast in pairs], 2)}")
     print(f"\ndone in {time.monotonic() - began:.0f} s, load average at the end {load_average()}")
 
 
-def write_rows(root: Path, rows: int | None) -> int:
-    """Put the rows into the folders `TRAIN` and `HELD_OUT`. Returns how many there are to train on."""
+def write_rows(root: Path, rows: int) -> None:
+    """Put conversations to train on into the folder `TRAIN`, and questions that are in none of them into `HELD_OUT`."""
     lines = QUESTIONS.read_text(encoding="utf-8").splitlines()
-    train = [line for index, line in enumerate(lines) if index % HELD_OUT_EVERY][:rows]
-    for name, chosen in ((TRAIN, train), (HELD_OUT, lines[::HELD_OUT_EVERY])):
+    asked = [json.loads(line)["messages"] for index, line in enumerate(lines) if index % HELD_OUT_EVERY]
+    for name, chosen in ((TRAIN, build_conversations(asked, rows)), (HELD_OUT, lines[::HELD_OUT_EVERY])):
         (root / name).mkdir()
         (root / name / "rows.jsonl").write_text("\n".join(chosen) + "\n", encoding="utf-8")
-    return len(train)
 
 
-def build_config(rows: int, epochs: float, rate: float) -> TrainingConfig:
-    """Every setting of one side. The batch, which is kaito's alone, is the one that `kaito plan` chooses."""
+def build_conversations(asked: Sequence[list[dict[str, str]]], rows: int) -> list[str]:
+    """Lines of `rows` conversations, each of as many questions as come nearest to its length, and of one at least."""
+    tokenizer = Tokenizer.from_file(str(MODEL / "tokenizer.json"))
+    sizes = [
+        sum(len(tokenizer.encode(turn["content"], add_special_tokens=False).ids) + TURN_TOKENS for turn in turns)
+        for turns in asked
+    ]
+    random = np.random.default_rng(7)
+    lines = []
+    for row in range(rows):
+        deviation = statistics.NormalDist().inv_cdf((row + 0.5) / rows)
+        wanted = min(LONGEST, MEDIAN_TOKENS * math.exp(SPREAD * deviation))
+        messages: list[dict[str, str]] = []
+        size = 0
+        for index in random.permutation(len(asked)):
+            if messages and size + sizes[index] / 2 > wanted:
+                break
+            messages += asked[index]
+            size += sizes[index]
+        lines.append(json.dumps({"messages": messages}))
+    return lines
+
+
+def build_config(rows: int, arguments: dict[str, Any]) -> TrainingConfig:
+    """Every setting of one side. `arguments`: of TrainingArguments, besides those that all sides share."""
     basis = Basis("lora", context=read_context(MODEL) or 0, rows=rows, device=find_device().kind)
-    arguments = {**SETTINGS["TrainingArguments"], "num_train_epochs": epochs, "learning_rate": rate}
-    asked = TrainingConfig.model_validate({**SETTINGS, "TrainingArguments": arguments})
-    chosen = choose(basis, said(("the benchmark", asked)))
+    asked = {**SETTINGS, "TrainingArguments": {**SETTINGS["TrainingArguments"], **arguments}}
+    chosen = choose(basis, said(("the benchmark", TrainingConfig.model_validate(asked))))
     choose_batch(chosen, basis, LARGEST_MICRO_BATCH)
     return chosen.config()
 
 
 def describe(root: Path, configs: dict[str, TrainingConfig]) -> tuple[float, float]:
     """Print what is compared, and on what. Returns the tokens that a run sees, and those of answers among them."""
-    kaito, plain = configs["kaito"].training, configs["plain"].training
-    examples = load_examples(root / TRAIN, MODEL, configs["kaito"]).examples
-    tokens = sum(len(example.input_ids) for example in examples)
+    packed = configs["packed"]
+    examples = load_examples(root / TRAIN, MODEL, packed).examples
+    lengths = [len(example.input_ids) for example in examples]
+    tokens = sum(lengths)
     answers = sum(int(example.trained[1:].sum()) for example in examples)
-    batch = f"{kaito.per_device_train_batch_size} x {kaito.gradient_accumulation_steps}"
-    lora, epochs = configs["kaito"].lora, kaito.num_train_epochs or 0.0
+    lora, epochs = packed.lora, packed.training.num_train_epochs or 0.0
     versions = ", ".join(
         f"{name} {metadata.version(name)}" for name in ("kaito", "torch", "transformers", "peft", "accelerate")
     )
     print(
-        f"kaito: python -m kaito.tuning. {batch} rows a step, learning rate {kaito.learning_rate:g},"
-        f" loss on the {answers:,} tokens of answers\n"
-        f"plain: transformers' Trainer, used as KAITO uses it. 1 row a step, learning rate {plain.learning_rate:g},"
-        f" loss on all {tokens - len(examples):,} tokens\n"
-        f"both:  {len(examples)} rows of {tokens:,} tokens, {epochs:g} epochs,"
+        f"planned: python -m kaito.tuning. {step_of(configs['planned'])}, loss on the {answers:,} tokens of answers\n"
+        "plain:   transformers' Trainer, used as KAITO uses it. 1 row a step,"
+        f" learning rate {configs['plain'].training.learning_rate:g}, loss on all {tokens - len(examples):,} tokens\n"
+        f"packed:  as planned, {step_of(packed)}\n"
+        "padded:  as packed, with padding_free: false\n"
+        f"all:     {len(examples)} rows of {tokens:,} tokens (median {statistics.median(lengths):.0f},"
+        f" most {max(lengths)}), {epochs:g} epochs,"
         f" LoRA r {lora.r}, alpha {lora.lora_alpha}, {lora.target_modules},"
-        f" {kaito.lr_scheduler_type} schedule, {configs['kaito'].model.torch_dtype}\n"
-        f"here:  {find_device().name}, {available_cpus()} threads, load average {load_average()} at the start;"
+        f" {packed.training.lr_scheduler_type} schedule, {packed.model.torch_dtype}\n"
+        f"here:    {find_device().name}, {available_cpus()} threads, load average {load_average()} at the start;"
         f" Python {sys.version.split()[0]}, {versions}\n"
         "start s: imports, reading the rows, loading the model\n"
     )
     return tokens * epochs, answers * epochs
+
+
+def step_of(config: TrainingConfig) -> str:
+    training = config.training
+    rows = f"{training.per_device_train_batch_size} x {training.gradient_accumulation_steps} rows a step"
+    return f"{rows}, learning rate {training.learning_rate:g}"
 
 
 def run_kaito(folder: Path, data: Path) -> Run:
@@ -187,7 +244,12 @@ def run_plain(folder: Path, data: Path) -> Run:
     return Run(times["begin"] - started, training, ended - started, cpu, times["steps"], folder / "adapter")
 
 
-SIDES: dict[str, Callable[[Path, Path], Run]] = {"kaito": run_kaito, "plain": run_plain}
+SIDES: dict[str, Callable[[Path, Path], Run]] = {
+    "planned": run_kaito,
+    "plain": run_plain,
+    "packed": run_kaito,
+    "padded": run_kaito,
+}
 
 
 def report_losses(root: Path, runs: dict[str, list[Run]]) -> None:
@@ -197,7 +259,7 @@ def report_losses(root: Path, runs: dict[str, list[Run]]) -> None:
     losses: dict[str, float] = json.loads((root / "losses.json").read_text(encoding="utf-8"))
     print(f"\nheld-out loss of an answer's token\n  base model     {losses['base']:.4f}")
     for side in SIDES:
-        print(f"  {side}          {spread([losses[str(run.adapter)] for run in runs[side]], 4)}")
+        print(f"  {side:13}  {spread([losses[str(run.adapter)] for run in runs[side]], 4)}")
 
 
 def run_python(argv: Sequence[str | Path], log: Path) -> tuple[float, float, float]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, cast
 
 VERSION = 1  # of job.json and run.json
+ROWS_FOR_A_SPLIT = 20  # of fewer, none are held out: each is worth more in the training
 
 JobName = Literal["check", "tune", "push", "model"]
 ImageName = Literal["light", "tuning", "serving", "vllm"]
@@ -41,7 +42,11 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True)
 class DataFacts:
-    """What `fetch` and `preflight` found in the data. Token lengths are of whole rendered rows."""
+    """What `fetch` and `preflight` found in the data. Token lengths are of whole rendered rows.
+
+    `truncated` rows are cut at the length that `preflight` used, `dropped` ones left out for it; `untrained` ones have
+    no trained token.
+    """
 
     files: int
     bytes: int
@@ -49,9 +54,16 @@ class DataFacts:
     rows: int = 0
     tokens_p50: int = 0
     tokens_p95: int = 0
+    tokens_p99: int = 0
     tokens_max: int = 0
     truncated: int = 0
     untrained: int = 0
+    dropped: int = 0
+
+    @property
+    def rows_trained(self) -> int:
+        """Those that teach something: neither left out for their length nor without a trained token."""
+        return max(0, self.rows - self.untrained - self.dropped)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +137,8 @@ class Step:
     `argv[0] == "python"` stands for the interpreter of the runner. Paths in `argv` are relative to the run folder.
     `identity` hashes the resolved configuration that decides the step's result; with the results of the steps named
     in `after` it makes the step's fingerprint. `outputs` are the entries of the run folder that the step alone
-    writes: what is in them belongs to one fingerprint and is moved to `previous/` when that changes.
+    writes: what is in them belongs to one fingerprint and is moved to `previous/` when that changes. `verdict` is what
+    decides only whether they will do: where it alone changes, the step runs again on the outputs that it left.
     `out_of_memory_argv` is added after a first out-of-memory kill; a second one is final.
     """
 
@@ -136,6 +149,7 @@ class Step:
     stall_seconds: float = 600.0
     attempts: int = 3
     identity: str = ""
+    verdict: str = ""
     after: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     out_of_memory_argv: tuple[str, ...] = ()
@@ -233,7 +247,10 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class JobFile:
-    """`job.json`: one attempt at one Job. `config` is the user's ConfigMap text as read at the start."""
+    """`job.json`: one attempt at one Job. `config` is the user's ConfigMap text as read at the start.
+
+    `request` names what was asked for when the attempt was decided on (`kaito.plan.request_of`).
+    """
 
     namespace: str
     workspace: str
@@ -243,6 +260,7 @@ class JobFile:
     inputs_hash: str
     config: str
     job: Job
+    request: str = ""
     version: int = VERSION
 
 
@@ -250,7 +268,8 @@ class JobFile:
 class StepRun:
     """A step of `run.json`. Times in seconds since 1970. `owner` is a Pod's UID, or boot id and pid.
 
-    `result` holds what the program found, never a clock value: equal inputs give an equal result.
+    `result` holds what the program found, never a clock value: equal inputs give an equal result. `checkpoint`: the
+    newest complete one's step when this attempt was started.
     """
 
     state: StepState = "pending"
@@ -264,12 +283,16 @@ class StepRun:
     message: str = ""
     hint: str = ""
     result: Mapping[str, Any] | None = None
+    checkpoint: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class JobRun:
+    """`request`: that of the newest attempt. Another one asks for another try of what failed."""
+
     attempt: int = 1
     steps: Mapping[str, StepRun] = field(default_factory=dict)
+    request: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
 from enum import IntEnum
 from typing import ClassVar
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+# As libraries that are not Python's put it into their own errors: safetensors (Rust), and C's strerror.
+_FULL_WORDS = ("os error 28", "No space left on device", "Disk quota exceeded")
 
 
 class ExitCode(IntEnum):
@@ -32,6 +38,7 @@ class Failure(Exception):
     ├── OutOfMemoryFailure 6
     ├── DivergedFailure    7   the loss is not a number
     └── TemporaryFailure   75  the same call may succeed later
+        └── NoSpaceFailure     the disk is full: no time alone heals that, so nothing tries again by itself
 
     `message` says what happened and where; `hint` says what to do; `reason` is a CamelCase word for a condition.
     """
@@ -80,3 +87,24 @@ class DivergedFailure(Failure):
 class TemporaryFailure(Failure):
     exit_code = ExitCode.TEMPORARY
     reason = "Temporary"
+
+
+class NoSpaceFailure(TemporaryFailure):
+    reason = "NoSpace"
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error, or one that it came from, is the kernel's word that the disk is full or the quota used up."""
+    return any(
+        cause.errno in _FULL if isinstance(cause, OSError) else any(words in str(cause) for words in _FULL_WORDS)
+        for cause in _causes(error)
+        if not isinstance(cause, Failure)  # its words may be another machine's: a registry's disk is not ours
+    )
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__

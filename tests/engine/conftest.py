@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.engine.drills import Servers, Undisturbed, run_servers, run_undisturbed
 from tests.engine.machine import Machine
 from tests.servers.registry import RegistryServer, run_registry
 from tests.unit.tuning.tiny_models import write_data, write_model
@@ -24,6 +25,17 @@ def tiny_inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryServer]:
     with run_registry(tmp_path_factory.mktemp("registry")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory, tiny_inputs: Path, registry: RegistryServer) -> Iterator[Servers]:
+    with run_servers(tmp_path_factory.mktemp("rows"), tiny_inputs / "model", registry) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, servers: Servers) -> Undisturbed:
+    return run_undisturbed(tmp_path_factory.mktemp("undisturbed"), servers)
 
 
 @pytest.fixture

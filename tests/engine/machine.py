@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from kaito.runner.lock import is_locked
+
 DEADLINE_SECONDS = 240.0
 
 
@@ -94,6 +96,15 @@ class Machine:
             return dict(json.loads((self.run_folder(name) / "runner.lock").read_text()))
         except (OSError, ValueError):
             return {"runner": 0, "child": 0}
+
+    def is_at(self, name: str, step: str) -> bool:
+        """Whether the program of that step runs now, as the lock file has it."""
+        holder = self.holder(name)
+        return holder.get("step") == step and holder.get("child", 0) > 0
+
+    def is_locked(self, name: str) -> bool:
+        """Whether a runner, or a program that one has started, still lives."""
+        return is_locked(self.run_folder(name))
 
     def all_logs(self) -> str:
         return "\n".join(

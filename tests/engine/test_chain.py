@@ -228,7 +228,10 @@ def test_an_edited_workspace_resumes_no_old_checkpoint_and_keeps_what_was(
     file = machine.folder / "w.yaml"
     machine.run(write_workspace(file, output=output, parameters=parameters(num_train_epochs=1, save_steps=3)))
     first = adapter_digest(machine)
-    machine.run(write_workspace(file, output=output, parameters=parameters(num_train_epochs=1, save_steps=3, seed=9)))
+    edited = write_workspace(file, output=output, parameters=parameters(num_train_epochs=1, save_steps=3, seed=9))
+    ended = machine.run(edited)
+    assert "differs from the Workspace of this name that has finished before: seed 3 -> 9" in ended.stderr
+    assert "training begins anew; " in ended.stdout
     assert machine.starts("tiny", "tune") == 2
     assert machine.starts("tiny", "fetch") == 1, "the data have not changed"
     log = (machine.run_folder("tiny") / "logs" / "tune.log").read_text()
@@ -360,3 +363,16 @@ def test_an_adapter_that_improves_less_than_was_asked_for_is_not_pushed(machine:
     assert ended.returncode == 1
     assert "ImprovementTooSmall" in ended.stderr
     assert not (machine.folder / "out" / "adapter_model.safetensors").exists()
+
+    metrics = machine.run_folder("tiny") / "metrics.jsonl"
+    trained = metrics.read_text()
+    write_workspace(
+        file,
+        output={"volumeSource": {"hostPath": {"path": "out"}}},
+        evaluation={"minImprovement": -100.0},
+        parameters=parameters(num_train_epochs=1),
+    )
+    machine.run(file)
+    assert (machine.folder / "out" / "adapter_model.safetensors").exists()
+    assert metrics.read_text() == trained, "what was trained is looked at again, not trained again"
+    assert not (machine.run_folder("tiny") / "previous").exists()

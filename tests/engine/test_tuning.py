@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.tuning.tiny_models import QLORA, settings, write_config, write_data, write_model
+from tests.unit.tuning.tiny_models import QLORA, settings, write_config, write_data, write_model, write_uneven_data
 
 DEADLINE_SECONDS = 120.0
 
@@ -164,6 +164,31 @@ def test_a_run_killed_at_random_steps_ends_bit_for_bit_like_one_that_was_not(
     assert killed.evaluations() == whole.evaluations()
     assert [step for step, _ in killed.curve()] == list(range(1, steps + 1))
     assert "resumed from step" in killed.log()
+    assert "batches: packed" in killed.log()
+
+
+def test_an_early_stop_and_its_best_adapter_survive_kills_between_the_best_evaluation_and_the_worse_ones(
+    tmp_path: Path, inputs: Path, forks: Any
+) -> None:
+    chosen = settings(num_train_epochs=8, learning_rate=0.1, lr_scheduler_type="constant", logging_steps=1)
+    flags = ("--early-stopping-patience", "2", "--checkpoint-seconds", "3600")
+    whole = Run(tmp_path / "whole", inputs, forks, chosen, flags)
+    assert whole.finish() == 0, whole.log()
+    measured = {step: loss for step, loss in whole.evaluations() if step > 0}
+    best = min(measured, key=lambda step: measured[step])
+    last = max(measured)
+    assert best < last < 72
+    killed = Run(tmp_path / "killed", inputs, forks, chosen, flags)
+    for step in (best + 2, last - 2):
+        assert killed.signal_at(step, signal.SIGKILL) == -signal.SIGKILL, killed.log()
+    assert killed.finish() == 0, killed.log()
+    assert killed.adapter() == whole.adapter()
+    assert killed.result() == whole.result()
+    assert killed.result()["note"] == f"stopped early at step {last} of 72: no better for 2 evaluations"
+    assert killed.curve() == whole.curve()
+    assert killed.evaluations() == whole.evaluations()
+    assert f"resumed from step {best} of 72" in killed.log(), "saved at the evaluation, not by the clock"
+    assert killed.log().count(f"evaluation at step {best}:") == 1
 
 
 def test_sigterm_saves_exits_143_and_the_run_goes_on_from_that_very_step(
@@ -250,26 +275,31 @@ def test_out_of_memory_halves_the_micro_batch_once_and_otherwise_ends_with_6_and
     assert run.result()["steps"] == 2
 
 
+def launch(run: Run) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "kaito.tuning", *run.argv()],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "KAITO_RESULT": str(run.folder / "result.json")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
 def test_two_processes_train_one_adapter_also_after_a_stop_and_the_first_alone_writes(
     tmp_path: Path, inputs: Path, forks: Any
 ) -> None:
+    uneven = tmp_path / "inputs"
+    uneven.mkdir()
+    (uneven / "model").symlink_to(inputs / "model")
+    write_uneven_data(uneven / "data", rows=41)  # of which 37 train: the last step of an epoch has a row for one alone
     chosen = settings(max_steps=40, per_device_train_batch_size=2, gradient_accumulation_steps=1)
     chosen["LoraConfig"]["lora_dropout"] = 0.0
     larger = {**chosen["TrainingArguments"], "per_device_train_batch_size": 4}
-    one = Run(tmp_path / "one", inputs, forks, {**chosen, "TrainingArguments": larger})
-    two = Run(tmp_path / "two", inputs, forks, chosen, ("--processes", "2"))
-
-    def start(run: Run) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "kaito.tuning", *run.argv()],
-            env={**os.environ, "OMP_NUM_THREADS": "1", "KAITO_RESULT": str(run.folder / "result.json")},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+    one = Run(tmp_path / "one", uneven, forks, {**chosen, "TrainingArguments": larger})
+    two = Run(tmp_path / "two", uneven, forks, chosen, ("--processes", "2"))
 
     assert one.finish() == 0, one.log()
-    stopped = start(two)
+    stopped = launch(two)
     deadline = time.monotonic() + DEADLINE_SECONDS
     while two.last_step() < 5 and stopped.poll() is None and time.monotonic() < deadline:
         time.sleep(0.001)
@@ -278,11 +308,32 @@ def test_two_processes_train_one_adapter_also_after_a_stop_and_the_first_alone_w
     assert stopped.returncode == 143, said
     assert 5 <= two.last_step() < 40
 
-    resumed = start(two)
+    resumed = launch(two)
     said, _ = resumed.communicate(timeout=DEADLINE_SECONDS)
     assert resumed.returncode == 0, said
     assert said.count("resumed from step") == said.count("Fine-Tuning completed") == 1
+    assert said.count("batches: packed") == 1
     assert [step for step, _ in two.curve()] == list(range(1, 41))
-    assert [loss for _, loss in two.curve()] == pytest.approx([loss for _, loss in one.curve()], abs=1e-3)
-    assert two.result()["eval_loss"] == pytest.approx(one.result()["eval_loss"], abs=1e-3)
+    assert [loss for _, loss in two.curve()] == pytest.approx([loss for _, loss in one.curve()], abs=1e-4)
+    assert two.result()["eval_loss"] == pytest.approx(one.result()["eval_loss"], abs=1e-4)
+    seen_by_one, seen_by_two = ([line["tokens"] for line in run.metrics() if "loss" in line][-1] for run in (one, two))
+    fillers = 4  # a token an epoch, for the process that has no row in the last step
+    assert seen_by_one <= seen_by_two <= seen_by_one + fillers
     assert two.result()["digest"].startswith("sha256:")
+
+
+def test_a_process_that_is_killed_ends_the_others_and_the_launcher_by_the_same_signal(
+    tmp_path: Path, inputs: Path, forks: Any
+) -> None:
+    """The runner sees then what the kernel did; the first process's own end, an exchange that failed, says nothing."""
+    chosen = settings(max_steps=2000, num_train_epochs=1, per_device_train_batch_size=2)
+    run = Run(tmp_path / "run", inputs, forks, chosen, ("--processes", "2"))
+    launcher = launch(run)
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while run.last_step() < 3 and launcher.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    (second,) = [pid for pid in children if b"\0RANK=1\0" in Path(f"/proc/{pid}/environ").read_bytes()]
+    os.kill(int(second), signal.SIGKILL)
+    said, _ = launcher.communicate(timeout=DEADLINE_SECONDS)
+    assert launcher.returncode == -signal.SIGKILL, said

@@ -6,6 +6,7 @@ import hashlib
 import re
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,18 +17,26 @@ from urllib.parse import urlsplit
 
 import trustme
 
+_PIECE_BYTES = 16384
+
 
 @dataclass
 class FileServer:
-    """`files`: path -> bytes; `redirects`: path -> Location; `headers`: path -> headers of its answer.
+    """`files`: path -> bytes, sent `repeats` times; `redirects`: path -> Location; `headers`: path -> headers of its
+    answer (no Content-Length where that is "").
 
-    `requests` is what came in: (path with query, its headers). Without `etags` no validator is sent.
+    `requests` is what came in: (path with query, its headers). Without `etags` no validator is sent; without `ranges`
+    Range is passed over, without `if_range` If-Range. `pace`: path -> seconds from one 16 KiB to the next.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
+    repeats: dict[str, int] = field(default_factory=dict)
+    pace: dict[str, float] = field(default_factory=dict)
     redirects: dict[str, str] = field(default_factory=dict)
     headers: dict[str, dict[str, str]] = field(default_factory=dict)
     etags: bool = True
+    ranges: bool = True
+    if_range: bool = True
     requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     scheme: str = "http"
     host: str = ""
@@ -88,32 +97,52 @@ def _build_handler(server: FileServer) -> type[BaseHTTPRequestHandler]:
             elif path not in server.files:
                 self._answer(404, b"not here", {})
             else:
-                self._send_file(server.files[path], dict(server.headers.get(path, {})))
+                self._send_file(path, dict(server.headers.get(path, {})))
 
         do_HEAD = do_GET
 
-        def _send_file(self, data: bytes, headers: dict[str, str]) -> None:
-            tag = f'"{hashlib.sha256(data).hexdigest()[:16]}"'
+        def _send_file(self, path: str, headers: dict[str, str]) -> None:
+            data, times = server.files[path], server.repeats.get(path, 1)
+            size = len(data) * times
+            tag = f'"{hashlib.sha256(data).hexdigest()[:12]}-{times}"'
             if server.etags:
                 headers.setdefault("ETag", tag)
-            wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-            if wanted is None or self.headers.get("If-Range", tag) != headers.get("ETag", tag):
-                self._answer(200, data, headers)
+            wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")) if server.ranges else None
+            if wanted is None or (server.if_range and self.headers.get("If-Range", tag) != headers.get("ETag", tag)):
+                self._answer(200, data, headers, times=times, pace=server.pace.get(path, 0.0))
                 return
             start = int(wanted[1])
-            if start >= len(data):
-                self._answer(416, b"", headers | {"Content-Range": f"bytes */{len(data)}"})
+            if start >= size:
+                self._answer(416, b"", headers | {"Content-Range": f"bytes */{size}"})
                 return
-            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
-            self._answer(206, data[start:], headers)
+            headers["Content-Range"] = f"bytes {start}-{size - 1}/{size}"
+            self._answer(206, data, headers, times=times, start=start, pace=server.pace.get(path, 0.0))
 
-        def _answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        def _answer(
+            self,
+            status: int,
+            body: bytes,
+            headers: dict[str, str],
+            *,
+            times: int = 1,
+            start: int = 0,
+            pace: float = 0.0,
+        ) -> None:
             self.send_response(status)
-            for name, value in {"Content-Length": str(len(body)), **headers}.items():
-                self.send_header(name, value)
+            for name, value in {"Content-Length": str(len(body) * times - start), **headers}.items():
+                if value:
+                    self.send_header(name, value)
+                else:
+                    self.close_connection = True
             self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(body)
+            if self.command == "HEAD":
+                return
+            skipped, inner = divmod(start, len(body) or 1)
+            for _ in range(times - skipped):
+                for at in range(inner, len(body), _PIECE_BYTES if pace else len(body)):
+                    self.wfile.write(body[at : at + _PIECE_BYTES] if pace else body[at:])
+                    time.sleep(pace)
+                inner = 0
 
         def log_message(self, *_: Any) -> None:
             pass

@@ -26,6 +26,8 @@ class HubRepo:
     private: bool = False
     readers: tuple[str, ...] = ()  # tokens that may read a gated or private repository
     tells_parameters: bool = False
+    refs: tuple[str, ...] = ("main",)  # branches and tags; the commit, and its first seven letters, always do
+    disabled: bool = False
     lfs_from_bytes: int = 1 << 16
 
 
@@ -40,12 +42,13 @@ class Answer:
 
 @dataclass(slots=True)
 class Fault:
-    """The next `times` answers below `path`: `status`, or the connection cut after `cut_after` bytes of the body."""
+    """The next `times` answers below `path`: `status` with `headers`, or the connection cut after `cut_after` bytes."""
 
     path: str
     times: int
     status: int = 0
     cut_after: int = -1
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +60,20 @@ class Request:
 
 
 class Hub:
-    """`repos` by id, `files` by path (plain addresses), `faults`, and the `requests` that came."""
+    """`repos` by id, `files` by path (plain addresses), `faults`, and the `requests` that came.
+
+    `renamed`: old id -> new one, to which the old one's addresses redirect. `tokens`: those that are valid; None: any.
+    `narrow`: valid tokens without the right to read what is gated.
+    """
 
     def __init__(self) -> None:
         self.repos: dict[str, HubRepo] = {}
         self.files: dict[str, bytes | Answer] = {}
         self.faults: list[Fault] = []
         self.requests: list[Request] = []
+        self.renamed: dict[str, str] = {}
+        self.tokens: tuple[str, ...] | None = None
+        self.narrow: tuple[str, ...] = ()
         self.port = 0
 
     @property
@@ -115,16 +125,19 @@ class _Handler(BaseHTTPRequestHandler):
         )
         fault = self._take_fault(split.path)
         if fault is not None and fault.status:
-            self._answer(fault.status, b"fault")
+            self._answer(fault.status, b"fault", fault.headers)
             return
         self._cut_after = fault.cut_after if fault is not None else -1
-        if split.path in self.state.files:
+        moved = next((old for old in self.state.renamed if re.search(f"/{old}/", split.path)), None)
+        if moved is not None:
+            self._answer(307, b"", {"Location": self.path.replace(moved, self.state.renamed[moved])})
+        elif split.path in self.state.files:
             self._plain(self.state.files[split.path])
-        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/revision/(.+)", split.path):
+        elif match := re.fullmatch(r"/api/models/([^/]+(?:/[^/]+)?)/revision/([^/]+)", split.path):
             self._info(match[1], unquote(match[2]))
-        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/([^/]+)", split.path):
+        elif match := re.fullmatch(r"/api/models/([^/]+(?:/[^/]+)?)/tree/([^/]+)", split.path):
             self._tree(match[1], match[2], parse_qs(split.query))
-        elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", split.path):
+        elif match := re.fullmatch(r"/([^/]+(?:/[^/]+)?)/resolve/([^/]+)/(.+)", split.path):
             self._file(match[1], match[2], unquote(match[3]))
         elif match := re.fullmatch(r"/lfs/([0-9a-f]{64})", split.path):
             self._storage(match[1])
@@ -198,11 +211,21 @@ class _Handler(BaseHTTPRequestHandler):
         """The repository, or None once a refusal is sent: as the hub does, a hidden one looks like a missing one."""
         repo = self.state.repos.get(repo_id)
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        if token and self.state.tokens is not None and token not in self.state.tokens:
+            self._answer(401, b"", {"X-Error-Message": "Invalid credentials in Authorization header"})
+            return None
         if repo is None or (repo.private and token not in repo.readers):
             self._answer(404 if token else 401, b"", {"X-Error-Code": "RepoNotFound"})
             return None
-        if revision not in ("main", repo.commit):
+        if repo.disabled:
+            self._answer(403, b"", {"X-Error-Message": "Access to this resource is disabled."})
+            return None
+        if revision not in (*repo.refs, repo.commit, repo.commit[:7]):
             self._answer(404, b"", {"X-Error-Code": "RevisionNotFound"})
+            return None
+        if repo.gated and content and token in self.state.narrow:
+            words = "Please enable access to public gated repositories in your fine-grained token settings."
+            self._answer(403, b"", {"X-Error-Message": words})
             return None
         if repo.gated and content and token not in repo.readers:
             self._answer(403 if token else 401, b"", {"X-Error-Code": "GatedRepo"})

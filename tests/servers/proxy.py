@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 _CHUNK = 1 << 16
+_HOLD_SECONDS = 60.0
 _HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "proxy-connection"})
 
 
@@ -22,8 +23,9 @@ class Fault:
 
     `status` answers by itself (body read, not forwarded; `headers` go with it). `cut_request` forwards that many bytes
     of the body, then drops both connections. `cut_response` drops the client's after that many bytes of the answer's
-    body; `drop_answer` drops it before the answer, which the server has given. `flip` inverts the answer's byte at
-    that offset. `delay_seconds` waits before forwarding.
+    body, `hold_response` sends so many and then nothing more; `drop_answer` drops it before the answer, which the
+    server has given. `flip` inverts the answer's byte at that offset. `delay_seconds` waits before forwarding,
+    `pace_seconds` after every 64 KiB of the answer.
     """
 
     method: str = "GET"
@@ -34,9 +36,11 @@ class Fault:
     headers: Mapping[str, str] = field(default_factory=dict)
     cut_request: int | None = None
     cut_response: int | None = None
+    hold_response: int | None = None
     drop_answer: bool = False
     flip: int | None = None
     delay_seconds: float = 0.0
+    pace_seconds: float = 0.0
 
 
 class FaultProxy:
@@ -183,8 +187,15 @@ def _build_handler(proxy: FaultProxy) -> type[BaseHTTPRequestHandler]:
                     self.wfile.write(chunk[: fault.cut_response - sent])
                     self._drop()
                     return
+                if fault.hold_response is not None and sent + len(chunk) >= fault.hold_response:
+                    self.wfile.write(chunk[: fault.hold_response - sent])
+                    self.wfile.flush()
+                    proxy.wait(_HOLD_SECONDS)
+                    self._drop()
+                    return
                 self.wfile.write(chunk)
                 sent += len(chunk)
+                proxy.wait(fault.pace_seconds)
 
         def _body(self) -> Iterator[bytes]:
             left = int(self.headers.get("Content-Length", 0))

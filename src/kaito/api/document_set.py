@@ -8,6 +8,7 @@ from typing import Any
 
 from kaito.api.documents import Document, FieldError
 from kaito.api.findings import Findings, ValidationContext
+from kaito.api.outputs import Outputs
 from kaito.api.paths import format_path
 from kaito.api.references import subdomain_problem
 from kaito.api.rules_inference import INFERENCE_CONFIG_KEY, parse_inference_config
@@ -39,16 +40,18 @@ def check_set(
 ) -> list[CheckedDocument]:
     """Every document of the set. `old`: (namespace, name) -> the Workspace that the new one updates."""
     seen: dict[tuple[str, str, str], Document] = {}
+    outputs = Outputs()
     checked: list[CheckedDocument] = []
     for document in documents:
         findings = _check(document, documents, context, old)
-        errors = findings.errors
         key = (document.kind, namespace_of(document), document.name)
         if document.name and key in seen:
             message = f"the set has two objects of this kind and name (the other: line {seen[key].line_of(())})"
-            errors.append(FieldError("metadata.name", message, document.line_of("metadata.name")))
+            findings.error(("metadata", "name"), message)
+        else:
+            outputs.check(document, findings)
         seen.setdefault(key, document)
-        checked.append(CheckedDocument(document, _ordered(errors), _ordered(findings.warnings)))
+        checked.append(CheckedDocument(document, _ordered(findings.errors), _ordered(findings.warnings)))
     return checked
 
 

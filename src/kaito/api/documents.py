@@ -18,17 +18,25 @@ from kaito.api.paths import Key, Path, format_path, parse_path
 MAX_BYTES = 4 * 2**20
 MAX_NODES = 100_000
 MAX_DEPTH = 64
+NO_LINE = 0
 STDIN = "-"
 SUFFIXES = (".yaml", ".yml", ".json")
 
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """One problem (or warning): the field's path, what is wrong and what to do, and the line (from 1) in its file."""
+    """One problem (or warning): the field's path, what is wrong and what to do, and the line (from 1) in its file.
+
+    `line` is NO_LINE where there is no text: a file that cannot be read, a folder.
+    """
 
     field: str
     message: str
     line: int = 1
+
+    def place_in(self, file: str) -> str:
+        """`FILE:LINE`, or `FILE` alone."""
+        return f"{file}:{self.line}" if self.line != NO_LINE else file
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +118,7 @@ def load_documents(sources: Iterable[str | FilePath]) -> list[Document]:
     for source in sources:
         files = _files_of(source)
         found = [document for file in files for document in _load_file(file)]
-        documents += found or [_unreadable(str(source), FieldError("document", "holds no document"))]
+        documents += found or [_unreadable(str(source), FieldError("document", "holds no document", NO_LINE))]
     return documents
 
 
@@ -148,12 +156,12 @@ def _load_file(file: str) -> list[Document]:
             content = sys.stdin.buffer.read(MAX_BYTES + 1)
         elif FilePath(file).is_dir():
             message = f"the folder has no {', '.join('*' + suffix for suffix in SUFFIXES)} file"
-            return [_unreadable(file, FieldError("document", message))]
+            return [_unreadable(file, FieldError("document", message, NO_LINE))]
         else:
             with FilePath(file).open("rb") as stream:
                 content = stream.read(MAX_BYTES + 1)
     except OSError as error:
-        return [_unreadable(file, FieldError("document", f"cannot be read: {error.strerror}"))]
+        return [_unreadable(file, FieldError("document", f"cannot be read: {error.strerror}", NO_LINE))]
     return parse_documents(content, file=file)
 
 

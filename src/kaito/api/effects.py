@@ -7,7 +7,11 @@ configuration sets several of these to their defaults and deserves no warning fo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BeforeValidator
+
+Value = TypeVar("Value")
 
 ANY = object()  # no value of this key is what is done anyway
 
@@ -64,6 +68,37 @@ RETIRED = {
 }
 """Section -> keys that older versions of transformers and TRL had and that say nothing any more."""
 
+_FOLLOWS_LOSS = "follows the held-out loss, which a run that was interrupted could not repeat; use cosine or linear"
+_CHANGES_BASE = "changes the base model's weights, so that the adapter would fit no other copy of it"
+_NOT_BUILT = "is not built into our torch; use nccl (GPUs) or gloo"
+
+REFUSED: Mapping[tuple[str, str], Mapping[str, str]] = {
+    ("TrainingArguments", "lr_scheduler_type"): {
+        "reduce_lr_on_plateau": _FOLLOWS_LOSS,
+        "greedy": _FOLLOWS_LOSS,
+    },
+    ("TrainingArguments", "ddp_backend"): dict.fromkeys(("mpi", "ccl", "hccl", "cncl", "mccl"), _NOT_BUILT),
+    ("LoraConfig", "init_lora_weights"): {
+        **dict.fromkeys(("pissa", "olora", "corda", "loftq"), f"{_CHANGES_BASE}; use true, gaussian or orthogonal"),
+        "eva": "needs a pass over the data beforehand, which is not made; use true, gaussian or orthogonal",
+    },
+}
+"""(section, key) -> value that peft or transformers knows and that is not trained here -> why, and what to use."""
+
+
+def refuse_known(section: str, key: str) -> BeforeValidator:
+    """Refuses the values of `REFUSED` by their reason, before pydantic says which are accepted."""
+    reasons = REFUSED[section, key]
+
+    def check(value: Any) -> Any:
+        name = value.split("_niter_")[0] if isinstance(value, str) else ""  # pissa_niter_16: a number of rounds
+        if name in reasons:
+            raise ValueError(f"{value} {reasons[name]}")
+        return value
+
+    return BeforeValidator(check)
+
+
 WITHOUT_EFFECT: Mapping[str, Mapping[str, Any]] = {
     "ModelConfig": {
         "pretrained_model_name_or_path": ("/workspace/tfs/weights", "/workspace/weights"),
@@ -75,7 +110,13 @@ WITHOUT_EFFECT: Mapping[str, Mapping[str, Any]] = {
         "local_files_only": (True, False),
         "device_map": ("auto",),
     },
+    "QuantizationConfig": {
+        "llm_int8_enable_fp32_cpu_offload": (False,),
+    },
     "LoraConfig": {
+        "loftq_config": ({},),
+        "eva_config": ({},),
+        "corda_config": ({},),
         "megatron_config": ANY,
         "megatron_core": ("megatron.core",),
         "revision": ANY,
@@ -92,6 +133,11 @@ WITHOUT_EFFECT: Mapping[str, Mapping[str, Any]] = {
         "include_for_metrics": ([],),
         "batch_eval_metrics": (False,),
         "label_names": ANY,
+        "average_tokens_across_devices": (True,),
+        "optim_target_modules": ANY,
+        "eval_on_start": (True, False),
+        "logging_strategy": ("steps",),
+        "logging_first_step": (True, False),
         "logging_nan_inf_filter": ANY,
         "log_level": ("passive",),
         "log_level_replica": ("warning",),
@@ -134,9 +180,8 @@ WITHOUT_EFFECT: Mapping[str, Mapping[str, Any]] = {
         "do_eval": (True,),
         "do_predict": (False,),
         "use_cache": (False,),
-        "packing": (False,),
-        "padding_free": (False,),
-        "eval_packing": (False,),
+        "packing_strategy": ("bfd",),
+        "eval_packing": ANY,
         "pad_to_multiple_of": (1,),
         "activation_offloading": (False,),
         "torch_compile": (False,),
@@ -174,6 +219,10 @@ WITHOUT_EFFECT: Mapping[str, Mapping[str, Any]] = {
 """Section -> key -> the values that say what is done anyway (no warning), or ANY."""
 
 ADVICE = {
+    ("QuantizationConfig", "llm_int8_enable_fp32_cpu_offload"): "each GPU holds the whole model",
+    ("TrainingArguments", "average_tokens_across_devices"): "the loss is the mean over the tokens of all GPUs",
+    ("TrainingArguments", "optim_target_modules"): "no optimizer here acts on chosen modules alone",
+    ("TrainingArguments", "logging_strategy"): "metrics are written by steps: set logging_steps",
     ("ModelConfig", "pretrained_model_name_or_path"): "`tuning.preset.name` names the base model",
     ("ModelConfig", "proxies"): "set HTTPS_PROXY in the environment",
     ("ModelConfig", "device_map"): "one process a GPU, each with the whole model",
@@ -186,13 +235,49 @@ ADVICE = {
     ("TrainingArguments", "shuffle_dataset"): "set DatasetConfig.shuffle_dataset",
     ("TrainingArguments", "deepspeed"): "each GPU holds the whole model",
     ("TrainingArguments", "fsdp"): "each GPU holds the whole model",
-    ("TrainingArguments", "packing"): "rows are batched by length instead; nothing is packed yet",
+    ("TrainingArguments", "packing_strategy"): "no row is cut, and none is moved to another step",
+    ("TrainingArguments", "eval_packing"): "held-out rows lie in memory as the others do, at the same loss",
+    ("TrainingArguments", "pad_to_multiple_of"): "a padded batch is as long as its longest row",
     ("TrainingArguments", "auto_find_batch_size"): "a micro-batch that does not fit is halved anyway",
     ("TrainingArguments", "save_total_limit"): "the two newest checkpoints are kept",
     ("TrainingArguments", "pad_token"): "no label depends on padding",
     ("TrainingArguments", "model_init_kwargs"): "set what ModelConfig has",
     ("DataCollator", "mlm"): "a causal language model learns the next token; read as `mlm: false`",
 }
+
+
+SAME_RESULT: Mapping[str, frozenset[str]] = {
+    "TrainingArguments": frozenset(
+        (
+            "ddp_timeout",
+            "gradient_accumulation_steps",
+            "logging_steps",
+            "output_dir",
+            "packing",
+            "padding_free",
+            "per_device_eval_batch_size",
+            "per_device_train_batch_size",
+            "save_steps",
+            "save_strategy",
+            "torch_empty_cache_steps",
+        )
+    )
+}
+"""Section -> keys of how a step's rows are cut and lie in memory, and of where and when something is written. The
+adapter is the same with any value of theirs: a step's rows are counted apart."""
+
+
+def deciding(sections: Mapping[str, Mapping[str, Value]]) -> dict[str, dict[str, Value]]:
+    """Of the settings those that decide the adapter: without the keys of `SAME_RESULT` and those without effect."""
+    kept = {
+        section: {
+            key: value
+            for key, value in keys.items()
+            if key not in SAME_RESULT.get(section, ()) and key not in WITHOUT_EFFECT.get(section, ())
+        }
+        for section, keys in sections.items()
+    }
+    return {section: keys for section, keys in kept.items() if keys}
 
 
 def is_without_effect(section: str, key: str, value: Any) -> bool:

@@ -41,16 +41,17 @@ class ValidationContext:
 
     `nodes`: who gets the nodes (`local`: rules about nodes do not apply; `auto`: see `nodes_of`). `find_preset`
     answers None for a name that is no base model, `nearest_presets` with names like it; `find_sku` answers None for
-    a machine type that is not known, `mig_slice_bytes` for a MIG profile that does not exist. `configs`: the
-    ConfigMaps at hand, name -> key -> text; with `configs_complete` a ConfigMap that is not among them does not
-    exist. `configs_checked_apart`: those whose own faults are reported elsewhere, with the ConfigMap. `secrets`
-    None: not known which there are.
+    a machine type that is not known, `nearest_skus` with those like it; `mig_slice_bytes` answers None for a MIG
+    profile that does not exist. `configs`: the ConfigMaps at hand, name -> key -> text; with `configs_complete` a
+    ConfigMap that is not among them does not exist. `configs_checked_apart`: those whose own faults are reported
+    elsewhere, with the ConfigMap. `secrets` None: not known which there are.
     """
 
     nodes: Nodes = "nodeclaim"
     find_preset: Callable[[str], KnownModel | None] | None = None
     nearest_presets: Callable[[str], Sequence[str]] | None = None
     find_sku: Callable[[str], KnownSku | None] | None = None
+    nearest_skus: Callable[[str], Sequence[str]] | None = None
     mig_slice_bytes: Callable[[str], int | None] | None = None
     cloud: str = "azure"
     configs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)

@@ -163,9 +163,17 @@ def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
 
 # --- placeholders ---------------------------------------------------------------------------------------------------
 
-_PLACEHOLDER = re.compile(r"[A-Z0-9]+(?:_[A-Z0-9]+)*_HERE|YOUR[_-][A-Z0-9_-]*[A-Z0-9]|<[A-Za-z][A-Za-z0-9 _-]*>")
+_PLACEHOLDER = re.compile(
+    r"[A-Z0-9]+(?:_[A-Z0-9]+)*_HERE"
+    r"|YOUR[_-][A-Z0-9_-]*[A-Z0-9]"
+    r"|<[A-Za-z][A-Za-z0-9 _-]*>|<(?:\.{3}|…)>"
+    r"|\$\{[A-Za-z_][A-Za-z0-9_]*\}"
+    r"|(?<![\w.-])TODO(?![\w.-])"
+    r"|^(?:\.{0,2}/)?path/to/\S*"
+)
 
 
 def placeholders(text: str) -> list[str]:
-    """Placeholders of KAITO's documents that nobody has filled in: `ACR_REPO_HERE`, `YOUR_REGISTRY`, `<name>`."""
+    """What nobody has filled in yet: KAITO's `ACR_REPO_HERE`, and `YOUR_REGISTRY`, `<name>`, `${VAR}`, `TODO`,
+    `/path/to/data`."""
     return list(dict.fromkeys(_PLACEHOLDER.findall(text)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kaito.api.findings import Findings, KnownSku, Nodes, ValidationContext
 from kaito.api.paths import Path
+from kaito.api.references import placeholders
 from kaito.api.rules_metadata import BYPASS, RUNTIME, nodes_of
 from kaito.api.schema import show
 from kaito.api.workspace import Inference, LabelSelector, Partition, Workspace
@@ -71,16 +72,18 @@ def check_inference_resource(workspace: Workspace, findings: Findings, context: 
 
 
 def check_sku(instance_type: str | None, findings: Findings, context: ValidationContext) -> None:
-    """R13: a known machine type, or (Azure) one of a GPU or CPU family that may be newer than the table."""
+    """R13: a known machine type, or (Azure) one of a GPU or CPU family that may be newer than the table:
+    a warning where it looks like one that is known."""
     if not instance_type or context.find_sku is None or context.find_sku(instance_type) is not None:
         return
+    path: Path = ("resource", "instanceType")
+    near = list(context.nearest_skus(instance_type)) if context.nearest_skus is not None else []
+    hint = f"did you mean {near[0]}?" if near else "`kaito skus` lists the known ones"
     if context.cloud == "azure" and instance_type.lower().startswith(("standard_n", "standard_d")):
+        if near and not placeholders(instance_type):
+            findings.warn(path, f"{show(instance_type)} is not known here, nor are its GPUs; {hint}")
         return
-    findings.check(
-        ("resource", "instanceType"),
-        instance_type,
-        f"{show(instance_type)} is no known machine type of {context.cloud}; `kaito skus` lists them",
-    )
+    findings.check(path, instance_type, f"{show(instance_type)} is no known machine type of {context.cloud}; {hint}")
 
 
 def runtime_of(workspace: Workspace, sku: KnownSku | None) -> str:

@@ -46,14 +46,23 @@ VOLUME_KINDS: Mapping[str, tuple[str, ...]] = {
 }
 
 
+_IMAGE = "oci://"
+
+
 def check_preset(
     preset: Preset, at: Path, api_version: str, findings: Findings, context: ValidationContext
 ) -> KnownModel | None:
     """I3 and T16: the name stands for a base model. v1alpha1: private weights need an image."""
     path = (*at, "name")
     model: KnownModel | None = None
+    options = preset.preset_options
+    is_private = preset.access_mode == "private" and options is not None and bool(options.image)
     if not preset.name.strip():
         findings.error(path, "missing; name a base model, such as phi-3-mini-128k-instruct or ORG/NAME")
+    elif preset.name.startswith(_IMAGE):
+        findings.check(path, preset.name, image_problem(preset.name.removeprefix(_IMAGE)))
+    elif is_private:
+        pass  # the image has the weights, whatever it is called
     elif context.find_preset is not None:
         model = context.find_preset(preset.name)
         if model is None:
@@ -61,12 +70,11 @@ def check_preset(
             hint = f"did you mean {' or '.join(near)}?" if near else "`kaito models` lists the known ones."
             message = f"no base model is called {show(preset.name)}; {hint} Any Hugging Face id (ORG/NAME) will do too"
             findings.check(path, preset.name, message)
-    options = preset.preset_options
     if api_version == V1ALPHA1 and preset.access_mode == "private" and not (options and options.image):
         findings.error((*at, "presetOptions", "image"), "missing; with accessMode private the weights are in an image")
     if options is not None:
         if options.image:
-            image = options.image.removeprefix("oci://")
+            image = options.image.removeprefix(_IMAGE)
             findings.check((*at, "presetOptions", "image"), image, image_problem(image))
         _check_secrets(options.image_pull_secrets, (*at, "presetOptions", "imagePullSecrets"), findings, context)
         if options.model_access_secret is not None:

@@ -8,6 +8,7 @@ from kaito.api.references import subdomain_problem
 from kaito.api.rules_sources import check_destination, check_preset, check_source
 from kaito.api.schema import nearest, show
 from kaito.api.training import TRAINING_CONFIG_KEY, TrainingConfig, merge, parse_training_config
+from kaito.api.training_rules import contradictions, unmet_evaluation
 from kaito.api.workspace import Tuning, Workspace
 
 METHODS = ("lora", "qlora")
@@ -59,6 +60,8 @@ def _check_config(tuning: Tuning, findings: Findings, context: ValidationContext
     inline = tuning.parameters
     if named is not None or inline is not None:
         effective = merge(named or TrainingConfig(), inline or TrainingConfig())
+        _check_held_out(tuning, effective, findings)
+        _check_contradictions(tuning, effective, findings)
         where = path if named is not None else (*_AT, "parameters", "QuantizationConfig")
         _check_quantization(tuning.method.lower(), effective, where, findings, is_named=named is not None)
 
@@ -86,12 +89,29 @@ def _named_config(name: str, path: Path, findings: Findings, context: Validation
     return parsed.config
 
 
+def _check_held_out(tuning: Tuning, config: TrainingConfig, findings: Findings) -> None:
+    """What is judged by the held-out loss needs held-out rows."""
+    for key, lacks, remedy in unmet_evaluation(tuning.evaluation, config):
+        findings.error((*_AT, "evaluation", key), f"{lacks}; {remedy[0].lower()}{remedy[1:-1]}")
+
+
+def _check_contradictions(tuning: Tuning, config: TrainingConfig, findings: Findings) -> None:
+    """Settings that cannot be true together, named where the user can change them."""
+    inline = tuning.parameters.model_dump(by_alias=True, exclude_none=True) if tuning.parameters is not None else {}
+    for found in contradictions(config):
+        if inline.get(found.section):
+            at = (*_AT, "parameters", found.section, *([found.key] if found.key in inline[found.section] else []))
+            findings.error(at, found.message)
+        else:
+            findings.error((*_AT, "config"), f"ConfigMap {tuning.config}: {found.field}: {found.message}")
+
+
 def _check_quantization(method: str, config: TrainingConfig, path: Path, findings: Findings, *, is_named: bool) -> None:
     """K7 to K9. Without a named ConfigMap, silence leaves the choice to the plan."""
     four, eight = config.quantization.load_in_4bit, config.quantization.load_in_8bit
     if four and eight:
-        findings.error(path, "load_in_4bit and load_in_8bit cannot both be true")
-    elif method == "lora" and (four or eight):
+        return  # a contradiction whatever the method
+    if method == "lora" and (four or eight):
         which = "load_in_4bit" if four else "load_in_8bit"
         findings.error(path, f"with method lora {which} must not be true; set it to false, or write method: qlora")
     elif method == "qlora" and not (four or eight) and (is_named or four is False):

@@ -109,7 +109,14 @@ def _message(model: type[BaseModel], value: Any, path: Path, complaint: Mapping[
     if complaint["type"] == "value_error" and "error" in complaint.get("ctx", {}) and not isinstance(got, bool):
         return str(complaint["ctx"]["error"])
     expected = describe(found) if found is not None else "a mapping"
-    return f"expected {expected}, got {_show(got, path)}"
+    near = nearest(got, _choices(found)) if isinstance(got, str) and found is not None else None
+    return f"expected {expected}, got {_show(got, path)}" + (f"; did you mean {near}?" if near else "")
+
+
+def _choices(annotation: Any) -> list[str]:
+    """The words that a value may be."""
+    literals = [member for member in members(annotation) if get_origin(member) is Literal]
+    return [word for literal in literals for word in get_args(literal) if isinstance(word, str)]
 
 
 def known_keys(model: type[BaseModel]) -> list[str]:

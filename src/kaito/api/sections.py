@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from kaito.api.effects import refuse_known
 from kaito.api.schema import Integer, Number, Typed
 
 
@@ -21,8 +22,12 @@ Dtype = Annotated[
     Literal["auto", "bfloat16", "float16", "float32", "float64", "half", "float", "double"],
     BeforeValidator(_bare_dtype),
 ]
+ComputeDtype = Annotated[
+    Literal["auto", "bfloat16", "float16", "float32", "half", "float"], BeforeValidator(_bare_dtype)
+]
 Positive = Annotated[Integer, Field(ge=1)]
 NotNegative = Annotated[Integer, Field(ge=0)]
+Seed = Annotated[Integer, Field(ge=0, lt=2**32)]
 Share = Annotated[Number, Field(ge=0, le=1)]
 
 
@@ -73,10 +78,10 @@ class QuantizationConfig(Section):
     llm_int8_skip_modules: list[str] | None = None
     """Modules that are not quantised."""
     llm_int8_enable_fp32_cpu_offload: bool | None = None
-    """Keep layers that do not fit the GPU on the CPU, in 32 bits."""
+    """Without effect: each GPU holds the whole model."""
     llm_int8_has_fp16_weight: bool | None = None
     """Keep 16-bit weights beside the 8-bit ones."""
-    bnb_4bit_compute_dtype: Dtype | None = None
+    bnb_4bit_compute_dtype: ComputeDtype | None = None
     """The type in which 4-bit layers compute."""
     bnb_4bit_quant_type: Literal["fp4", "nf4"] | None = None
     """The 4-bit type."""
@@ -87,6 +92,7 @@ class QuantizationConfig(Section):
 
 
 Names = list[str] | str
+Initialisation = bool | Literal["gaussian", "orthogonal"]
 
 
 class LoraConfig(Section):
@@ -114,8 +120,8 @@ class LoraConfig(Section):
     """Only `false` trains."""
     modules_to_save: list[str] | None = None
     """Modules trained and saved whole."""
-    init_lora_weights: bool | str | None = None
-    """`true`, `false`, or a method: gaussian, eva, olora, pissa, pissa_niter_N, corda, loftq, orthogonal."""
+    init_lora_weights: Annotated[Initialisation, refuse_known("LoraConfig", "init_lora_weights")] | None = None
+    """`true` (the update starts at nothing), `false` (at noise, for tests), gaussian or orthogonal."""
     layers_to_transform: list[Integer] | Integer | None = None
     """Only these layers, counted from 0."""
     layers_pattern: Names | None = None
@@ -125,13 +131,13 @@ class LoraConfig(Section):
     alpha_pattern: dict[str, Number] | None = None
     """Module name or expression -> alpha, where it differs from `lora_alpha`."""
     loftq_config: dict[str, Any] | None = None
-    """Options of the LoftQ initialisation."""
+    """Without effect: LoftQ is not trained."""
     eva_config: dict[str, Any] | None = None
-    """Options of the EVA initialisation."""
+    """Without effect: EVA is not trained."""
     corda_config: dict[str, Any] | None = None
-    """Options of the CorDA initialisation."""
+    """Without effect: CorDA is not trained."""
     layer_replication: list[list[Integer]] | None = None
-    """Pairs [start, end) of layers that are stacked."""
+    """Not trained: an adapter of stacked layers fits no other base model."""
     megatron_config: dict[str, Any] | None = None
     """Without effect."""
     megatron_core: str | None = None
@@ -167,19 +173,12 @@ class LoraConfig(Section):
             raise ValueError("only LORA is trained here; leave it out")
         return value
 
-    @field_validator("init_lora_weights")
+    @field_validator("layer_replication")
     @classmethod
-    def _known_initialisation(cls, value: bool | str | None) -> bool | str | None:
-        if isinstance(value, str) and not _is_initialisation(value):
-            raise ValueError(f"expected true, false, {', '.join(_INITIALISATIONS)} or pissa_niter_N, got {value!r}")
+    def _unstacked(cls, value: list[list[int]] | None) -> list[list[int]] | None:
+        if value:
+            raise ValueError("stacks layers of the base model, so that the adapter would fit no other; leave it out")
         return value
-
-
-_INITIALISATIONS = ("gaussian", "eva", "olora", "pissa", "corda", "loftq", "orthogonal")
-
-
-def _is_initialisation(value: str) -> bool:
-    return value in _INITIALISATIONS or value.removeprefix("pissa_niter_").isdecimal()
 
 
 class DatasetConfig(Section):
@@ -188,25 +187,31 @@ class DatasetConfig(Section):
     dataset_path: str | None = None
     """A file or folder within the fetched data; everything there is read where not said."""
     dataset_extension: str | None = None
-    """Read the files as this format (`jsonl`, `json` or `parquet`), whatever their names end in."""
+    """Refuse files of another format than this: `jsonl`, `json`, `csv`, `parquet` or `arrow`, compressed or not."""
     shuffle_dataset: bool | None = None
     """Shuffle the rows, by `shuffle_seed`."""
-    shuffle_seed: NotNegative | None = None
+    shuffle_seed: Seed | None = None
     """Seed of the shuffle and of the split."""
     train_test_split: Annotated[Number, Field(gt=0, le=1)] | None = None
     """The share of rows that is trained on; the rest is evaluated. 1: no evaluation."""
-    messages_column: str | None = None
+    messages_column: Annotated[str, Field(min_length=1)] | None = None
     """The column with the list of messages."""
-    prompt_column: str | None = None
+    prompt_column: Annotated[str, Field(min_length=1)] | None = None
     """The column with the prompt."""
-    context_column: str | None = None
-    """A column with further input, put after the prompt."""
-    response_column: str | None = None
+    completion_column: Annotated[str, Field(min_length=1)] | None = None
+    """The column with the prompt's completion."""
+    context_column: Annotated[str, Field(min_length=1)] | None = None
+    """The column with what the response answers; beside an instruction, its further input."""
+    response_column: Annotated[str, Field(min_length=1)] | None = None
     """The column with the answer."""
-    text_column: str | None = None
+    text_column: Annotated[str, Field(min_length=1)] | None = None
     """The column with plain text, all of it trained on."""
-    column_mapping: dict[str, str] | None = None
-    """Standard name -> the data's column: `{prompt: question, completion: answer}`."""
+    column_mapping: dict[str, Annotated[str, Field(min_length=1)]] | None = None
+    """Standard name -> the data's column: `{instruction: question, output: answer}`."""
+    train_on_last_turn_only: bool | None = None
+    """Of a conversation, learn the last answer alone; the earlier ones are read."""
+    long_rows: Literal["truncate", "drop", "error"] | None = None
+    """What becomes of a row longer than `max_length`: cut (the default), left out and counted, or an error."""
 
     @field_validator("column_mapping")
     @classmethod
@@ -215,6 +220,14 @@ class DatasetConfig(Section):
             if name not in COLUMNS:
                 raise ValueError(f"{name!r} is no standard column; map from one of {', '.join(COLUMNS)}")
         return value
+
+    @model_validator(mode="after")
+    def _said_once(self) -> DatasetConfig:
+        for name, column in (self.column_mapping or {}).items():
+            said = getattr(self, f"{name}_column", None)
+            if said is not None and said != column:
+                raise ValueError(f"column_mapping says {name}: {column}, and {name}_column says {said}")
+        return self
 
 
 COLUMNS = (
@@ -246,7 +259,7 @@ class DataCollator(Section):
     """Without effect."""
     pad_to_multiple_of: Positive | None = None
     """Without effect."""
-    seed: NotNegative | None = None
+    seed: Seed | None = None
     """Without effect: `TrainingArguments.seed` seeds everything."""
     return_tensors: str | None = None
     """Without effect."""

@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from kaito.api.effects import refuse_known
 from kaito.api.schema import Integer, Number
-from kaito.api.sections import NotNegative, Positive, Section
+from kaito.api.sections import NotNegative, Positive, Section, Seed
 
 
 def _false_is_no(value: Any) -> Any:
@@ -23,6 +24,41 @@ SaveStrategy = Annotated[Literal["no", "steps", "epoch", "best"], BeforeValidato
 StepsOrShare = Annotated[Number, Field(ge=0)]
 Beta = Annotated[Number, Field(ge=0, lt=1)]
 Options = dict[str, Any]
+Schedule = Literal[
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
+    "cosine_with_min_lr",
+    "cosine_warmup_with_min_lr",
+    "warmup_stable_decay",
+]
+Optimizer = Literal[
+    "adamw_torch",
+    "adamw_torch_fused",
+    "adafactor",
+    "sgd",
+    "adagrad",
+    "rmsprop",
+    "adamw_8bit",
+    "adamw_bnb_8bit",
+    "paged_adamw_8bit",
+    "paged_adamw_32bit",
+    "ademamix",
+    "ademamix_8bit",
+    "paged_ademamix_8bit",
+    "paged_ademamix_32bit",
+    "lion_8bit",
+    "lion_32bit",
+    "paged_lion_8bit",
+    "paged_lion_32bit",
+    "rmsprop_bnb",
+    "rmsprop_bnb_8bit",
+    "rmsprop_bnb_32bit",
+]
 LogLevel = Literal["detail", "debug", "info", "warning", "error", "critical", "passive"]
 
 
@@ -36,26 +72,11 @@ class TrainingArguments(Section):
     num_train_epochs: Annotated[Number, Field(gt=0)] | None = None
     """Passes over the training rows. May be a fraction."""
     max_steps: Annotated[Integer, Field(ge=-1)] | None = None
-    """Optimizer steps in all; wins over `num_train_epochs`. -1: not used."""
+    """Optimizer steps in all; wins over `num_train_epochs`. -1: not used. A batch that is not said is chosen, up to 32
+    rows, so that every row is seen."""
     learning_rate: Annotated[Number, Field(gt=0)] | None = None
     """The highest learning rate."""
-    lr_scheduler_type: (
-        Literal[
-            "linear",
-            "cosine",
-            "cosine_with_restarts",
-            "polynomial",
-            "constant",
-            "constant_with_warmup",
-            "inverse_sqrt",
-            "reduce_lr_on_plateau",
-            "cosine_with_min_lr",
-            "cosine_warmup_with_min_lr",
-            "warmup_stable_decay",
-            "greedy",
-        ]
-        | None
-    ) = None
+    lr_scheduler_type: Annotated[Schedule, refuse_known("TrainingArguments", "lr_scheduler_type")] | None = None
     """How the learning rate goes on after the warm-up."""
     lr_scheduler_kwargs: Options | None = None
     """Further options of the schedule."""
@@ -64,19 +85,19 @@ class TrainingArguments(Section):
     gradient_accumulation_steps: Positive | None = None
     """Micro-batches in one optimizer step."""
     average_tokens_across_devices: bool | None = None
-    """Average the loss over the tokens of all GPUs."""
+    """Without effect: the loss is the mean over the tokens of all GPUs."""
     max_grad_norm: Annotated[Number, Field(ge=0)] | None = None
     """Gradients are clipped to this norm. 0: not clipped."""
     label_smoothing_factor: Annotated[Number, Field(ge=0, lt=1)] | None = None
     """Share of the label's weight spread over the vocabulary."""
 
     # optimizer
-    optim: str | None = None
-    """The optimizer, by transformers' name: `adamw_torch_fused`, `paged_adamw_8bit`…"""
+    optim: Optimizer | None = None
+    """The optimizer, by transformers' name. Those that need a package that is not here are left out."""
     optim_args: str | None = None
     """Further options of the optimizer: `key=value,key=value`."""
     optim_target_modules: str | list[str] | None = None
-    """Modules that a low-rank optimizer acts on."""
+    """Without effect: no optimizer here acts on chosen modules alone."""
     weight_decay: Annotated[Number, Field(ge=0)] | None = None
     """Weight decay of AdamW."""
     adam_beta1: Beta | None = None
@@ -180,11 +201,11 @@ class TrainingArguments(Section):
 
     # logging
     logging_strategy: Strategy | None = None
-    """When metrics are written."""
-    logging_steps: StepsOrShare | None = None
+    """Without effect: metrics are written by steps."""
+    logging_steps: Annotated[Number, Field(gt=0)] | None = None
     """Metrics every so many steps; below 1, this share of all."""
     logging_first_step: bool | None = None
-    """Write metrics of the first step too."""
+    """Without effect: metrics of the first step are always written."""
     logging_nan_inf_filter: bool | None = None
     """Without effect: a loss that is no number ends the run as diverged."""
     log_level: LogLevel | None = None
@@ -249,7 +270,7 @@ class TrainingArguments(Section):
     """Look for parameters without a gradient (several GPUs)."""
     ddp_timeout: Positive | None = None
     """Seconds that a rank waits for the others."""
-    ddp_backend: Literal["nccl", "gloo", "mpi", "ccl", "hccl", "cncl", "mccl"] | None = None
+    ddp_backend: Annotated[Literal["nccl", "gloo"], refuse_known("TrainingArguments", "ddp_backend")] | None = None
     """The library by which ranks talk."""
     ddp_bucket_cap_mb: Positive | None = None
     """Size of the buckets in which gradients are exchanged."""
@@ -271,9 +292,9 @@ class TrainingArguments(Section):
     """Without effect."""
 
     # seeds
-    seed: NotNegative | None = None
+    seed: Seed | None = None
     """Seeds the adapter's weights, dropout, and what has no seed of its own."""
-    data_seed: NotNegative | None = None
+    data_seed: Seed | None = None
     """Seeds the order in which rows are drawn."""
     full_determinism: bool | None = None
     """Only deterministic kernels: equal inputs give an equal adapter, slower."""
@@ -286,19 +307,19 @@ class TrainingArguments(Section):
     shuffle_dataset: bool | None = None
     """Without effect: `DatasetConfig.shuffle_dataset` says it."""
     packing: bool | None = None
-    """Put several rows into one sample, each seeing itself alone."""
+    """Lay the rows of a step one after the other, without padding. Unsaid: wherever that is proved for the model."""
     packing_strategy: Literal["bfd", "bfd_split", "bfd-requeue", "wrapped"] | None = None
-    """How rows are packed."""
+    """Without effect: no row is cut, and none is moved to another step."""
     padding_free: bool | None = None
-    """Build batches without padding. Done wherever the attention kernel can."""
+    """The same as `packing`. `false`: padded batches."""
     pad_to_multiple_of: Positive | None = None
-    """Round the length of a padded batch up."""
+    """Without effect: a padded batch is as long as its longest row."""
     eval_packing: bool | None = None
-    """Pack the held-out rows too."""
+    """Without effect: held-out rows lie in memory as the others do, at the same loss."""
     completion_only_loss: bool | None = None
-    """Learn the answer alone of prompt and completion. The default."""
+    """Learn the answer alone of a prompt or an instruction, the default. `false`: all tokens of the row."""
     assistant_only_loss: bool | None = None
-    """Learn the assistant's turns alone of messages. The default."""
+    """Learn the assistant's turns alone of a conversation, the default. `false`: all tokens of the row."""
     loss_type: Literal["nll", "dft", "chunked_nll"] | None = None
     """The loss."""
     dataset_text_field: str | None = None
@@ -308,7 +329,7 @@ class TrainingArguments(Section):
     dataset_kwargs: Options | None = None
     """Without effect."""
     eos_token: str | None = None
-    """The token that ends a turn, where the template's own is not meant."""
+    """The end token in place of the tokenizer's own: behind completions and texts, and for the chat template."""
     pad_token: str | None = None
     """Without effect: no label depends on padding."""
     chat_template_path: str | None = None

@@ -106,7 +106,7 @@ class Preset(Part):
     """The base model."""
 
     name: str
-    """A name of the catalog, or a Hugging Face id (`org/name`)."""
+    """A name of the catalog, a Hugging Face id (`org/name`), an image (`oci://REGISTRY/REPOSITORY:TAG`) or a folder."""
     access_mode: Literal["public", "private"] | None = None
     """`private`: the weights come from `presetOptions.image`."""
     preset_options: PresetOptions | None = None
@@ -178,10 +178,12 @@ class Inference(Part):
 
 
 class Evaluation(Part):
-    """What the adapter must reach."""
+    """What the adapter must reach, and when to train no further. Both look at the held-out loss."""
 
     min_improvement: Number | None = None
     """The held-out loss must fall by at least this, else the run fails and nothing is pushed."""
+    early_stopping_patience: Annotated[Integer, Field(ge=1)] | None = None
+    """Stop after so many evaluations in a row without a lower held-out loss. Not said: train to the end."""
 
 
 class Tuning(Part):
@@ -196,7 +198,7 @@ class Tuning(Part):
     parameters: TrainingConfig | None = None
     """The sections of a training configuration; they win over `config` key by key."""
     evaluation: Evaluation | None = None
-    """What the adapter must reach."""
+    """What the adapter must reach, and when to train no further."""
     input: DataSource | None = None
     """The training data."""
     output: DataDestination | None = None

@@ -10,6 +10,7 @@ from typing import Any
 
 from kaito.catalog.entries import parse_amount, read_entries
 
+_IMAGE = "oci://"
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -18,7 +19,7 @@ class Model:
     """A base model. Sizes are 0, texts empty and `gated` None where the catalog does not say.
 
     name: short name, what a person writes in `preset.name`
-    repo: `org/name` on the hub, `builtin:NAME`, or the path of a folder
+    repo: `org/name` on the hub, `builtin:NAME`, `oci://IMAGE`, or the path of a folder
     commit: a full one that the catalog pins; empty: `resolve` pins what it finds
     parameters: nominal, of the model's name or card; the shapes give the exact number
     bytes: of the weight files as published
@@ -64,7 +65,7 @@ def find_model(name: str) -> Model | None:
     """The model that a preset's name stands for, or None if the name stands for nothing.
 
     A short name, an alias or a repository of the catalog, in any case. Besides, any `org/name`, any folder (a path
-    that starts with `/`, `./` or `../`) and `builtin:NAME` is a model of which nothing is known.
+    that starts with `/`, `./` or `../`), any image (`oci://…`) and `builtin:NAME` is a model of which nothing is known.
     """
     name = name.strip()
     found = _index().get(name.lower())
@@ -72,6 +73,9 @@ def find_model(name: str) -> Model | None:
         return found
     if _REPO.fullmatch(name) or name.startswith(("/", "./", "../")):
         return Model(name=name.rstrip("/").rsplit("/", 1)[-1].lower(), repo=name, known=False)
+    if name.startswith(_IMAGE) and len(name) > len(_IMAGE):
+        repository = name.partition("@")[0].rsplit("/", 1)[-1].partition(":")[0]
+        return Model(name=repository.lower(), repo=name, known=False)
     if name.startswith("builtin:") and len(name) > len("builtin:"):
         return Model(name=name.removeprefix("builtin:"), repo=name, known=False)
     return None

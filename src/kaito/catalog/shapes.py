@@ -39,6 +39,9 @@ _LINEARS = {
         "fc2": ("i", "h"),
     },
 }
+_SPLIT_ARCHITECTURES = frozenset(
+    {"GraniteForCausalLM", "LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"}
+)
 
 # Where shapes are missing: a decoder of p parameters is taken for one whose width is _ASPECT times its depth, with
 # 12 h² parameters a layer; Llama's and Mistral's feed-forward and key-value ratios; a vocabulary of Llama 3's size.
@@ -78,6 +81,11 @@ class Shapes:
     @property
     def parameters(self) -> int:
         return self.linear_parameters + self.other_parameters
+
+
+def linear_names(architecture: str) -> frozenset[str]:
+    """The names of the linear layers of a decoder layer; empty where the architecture's are not known for certain."""
+    return frozenset(_LINEARS.get(architecture, _SPLIT if architecture in _SPLIT_ARCHITECTURES else ()))
 
 
 def shapes_of(model: Model) -> Shapes | None:

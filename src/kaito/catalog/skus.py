@@ -55,6 +55,14 @@ def find_sku(name: str) -> Sku | None:
     return _index().get(name.strip().lower())
 
 
+def nearest_skus(name: str, count: int = 3) -> list[str]:
+    """Instance types of the catalog that look like `name`, best first, for the message that it is not known."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(name.strip().lower(), list(_index()), n=count, cutoff=0.8)
+    return [_index()[key].name for key in close]
+
+
 def supports_bfloat16(compute_capability: float | None) -> bool:
     """Whether to train in bf16. None stands for a CPU, which can."""
     return compute_capability is None or compute_capability >= BFLOAT16_CAPABILITY

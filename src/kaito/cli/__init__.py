@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from kaito.cli import adapter, catalog, crds, plan, run, validate, workspaces
+from kaito.cli import adapter, catalog, crds, gc, plan, run, validate, workspaces
 
 USAGE = 64
 _TYPER_USAGE = 2  # what typer ends with for a wrong option
@@ -50,9 +50,10 @@ app.command("stop")(workspaces.stop)
 app.command("retry")(run.retry)
 app.command("delete")(workspaces.delete)
 app.add_typer(adapter.app, name="adapter")
-app.command("models")(catalog.models)
+app.add_typer(catalog.models, name="models")
 app.command("skus")(catalog.skus)
 app.command("crds")(crds.crds)
+app.command("gc")(gc.gc)
 
 
 def _print_version(asked: bool) -> None:

@@ -1,4 +1,4 @@
-"""`kaito models` and `kaito skus`: the catalog, as a table or as JSON. Needs no engine and no network."""
+"""`kaito models` and `kaito skus`: the catalog, as a table or as JSON; one model's facts; packing one."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer.core import TyperGroup
 
 from kaito.cli.text import show_bytes
 
@@ -21,11 +23,36 @@ _UNKNOWN = "?"
 _WIDTH = 1000  # columns: nothing is cut, a terminal wraps what is longer
 
 
-def models(output: Output = "text") -> None:
-    """List the base models that preset.name knows by a short name. It takes any Hugging Face id besides.
+class _NamesAModel(TyperGroup):
+    """`kaito models NAME` is `kaito models show NAME`."""
 
-    Example: kaito models -o json
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and self.get_command(ctx, args[0]) is None:
+            args = ["show", *args]
+        return super().resolve_command(ctx, args)
+
+
+models = typer.Typer(cls=_NamesAModel)
+
+Revision = Annotated[
+    str, typer.Option("--revision", help="A branch, tag or commit, or an image's digest; else the newest.")
+]
+Credentials = Annotated[
+    list[Path] | None,
+    typer.Option("--credentials", metavar="DIR", help="A folder with a docker config; else the user's own."),
+]
+
+
+@models.callback(invoke_without_command=True)
+def list_models(context: typer.Context, output: Output = "text") -> None:
+    """List the base models that preset.name knows by a short name; show one (NAME); pack one into a registry.
+
+    preset.name takes any Hugging Face id, any folder and any oci://IMAGE besides.
+
+    Example: kaito models phi-4
     """
+    if context.invoked_subcommand is not None:
+        return
     from kaito.catalog import models as known
 
     if output == "json":
@@ -33,6 +60,66 @@ def models(output: Output = "text") -> None:
         return
     header = ("NAME", "REPO", "PARAMETERS", "WEIGHTS", "CONTEXT", "LICENCE", "GATED", "TUNABLE")
     _print_table(header, [_model_row(model) for model in known()], right=(2, 3, 4))
+
+
+@models.command("show")
+def show_model(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A short name, ORG/NAME, a folder or oci://IMAGE.")],
+    ask: Annotated[
+        bool, typer.Option("--ask", help="Ask the hub (or registry) too; it is, for unknown names.")
+    ] = False,
+    revision: Revision = "",
+    credentials: Credentials = None,
+    output: Output = "text",
+) -> None:
+    """Show what is known of one base model, and which of its commits this machine has. The same as kaito models NAME.
+
+    Example: kaito models phi-4 --ask
+    """
+    from kaito.cli.errors import failing
+    from kaito.client.models import describe_model
+
+    with failing():
+        value = describe_model(name, ask=ask, revision=revision, credentials=credentials or [])
+    if output == "json":
+        print(json.dumps(value, indent=2, ensure_ascii=False))
+        return
+    shown = {**value, **value.pop("found", {})}
+    for key, item in shown.items():
+        text = ", ".join(map(str, item)) if isinstance(item, list | tuple) else item
+        if key != "known" and text not in ("", 0, None):
+            print(f"{key:20} {show_bytes(item) if key == 'bytes' else _plain(text)}")
+
+
+@models.command("pack")
+def pack_model(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A short name, ORG/NAME, or a folder (./model).")],
+    image: Annotated[str, typer.Option("--image", metavar="REF", help="Where it goes: registry/repository:tag.")],
+    revision: Revision = "",
+    credentials: Credentials = None,
+    output: Output = "text",
+) -> None:
+    """Pack a base model into a registry: for machines that cannot reach the hub, and for private models.
+
+    Use it as preset.name: oci://REF. The same files give the same digest; what the registry has is not sent again.
+
+    Example: kaito models pack microsoft/phi-4 --image registry.example/models/phi-4:1
+    """
+    from kaito.api.references import split_registry
+    from kaito.cli.errors import failing
+    from kaito.cli.transfers import transfer_bar
+
+    if not split_registry(image.partition("://")[2] or image)[0]:
+        message = f"{image!r} names no registry: write HOST/REPOSITORY:TAG, of Docker Hub docker.io/ORG/NAME:TAG"
+        raise typer.BadParameter(message, param_hint="--image")
+    from kaito.client.models import pack
+
+    with failing(), transfer_bar() as (progress, say):
+        packed = pack(model, image, revision=revision, credentials=credentials or [], progress=progress, say=say)
+    if output == "json":
+        print(json.dumps(packed))
+        return
+    print(f"{packed['image']} {packed['digest']}")
 
 
 def skus(output: Output = "text") -> None:
@@ -74,6 +161,10 @@ def _sku_row(sku: Sku) -> tuple[str, ...]:
         str(sku.cpus or _UNKNOWN),
         show_bytes(sku.memory_bytes) if sku.memory_bytes else _UNKNOWN,
     )
+
+
+def _plain(value: object) -> str:
+    return _show_truth(value) if isinstance(value, bool) else str(value)
 
 
 def _show_truth(value: bool) -> str:

@@ -32,7 +32,7 @@ def parse_key(name: str, namespace: str) -> Key:
 def failing() -> Iterator[None]:
     """What the client raises, as one line each."""
     from kaito.client import AlreadyRunning, NotFound, Unreadable
-    from kaito.failure import Failure
+    from kaito.failure import Failure, is_disk_full
 
     try:
         yield
@@ -42,5 +42,9 @@ def failing() -> Iterator[None]:
         fail(f"{error}; kaito delete {error.key.name} removes it")
     except Failure as failure:
         fail(failure.message + (f" ({failure.hint})" if failure.hint else ""))
-    except (NotFound, TimeoutError, OSError, ValueError) as error:
+    except OSError as error:
+        if is_disk_full(error):
+            fail(f"the disk is full: {error.filename or error} cannot be written; make room there")
+        fail(str(error))
+    except (NotFound, ValueError) as error:
         fail(str(error))

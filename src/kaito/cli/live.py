@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kaito.cli.text import show_bytes, show_seconds
 from kaito.contract import Progress, StepRun
@@ -14,9 +14,10 @@ from kaito.contract import Progress, StepRun
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from kaito.client import View
+    from kaito.client import Key, View
 
 PLAIN_SECONDS = 10.0
+FEW_ROWS = 20  # held out; their mean loss says little of other rows
 _MARKS = {"done": "✓", "failed": "✗", "running": "▸", "waiting": "…", "pending": "·"}
 _STYLES = {"done": "green", "failed": "red", "running": "bold cyan", "waiting": "yellow", "pending": "dim"}
 
@@ -43,6 +44,26 @@ def live(console: Console, name: str) -> Iterator[Callable[[View], None]]:
 
     with Live(console=console, refresh_per_second=8, transient=False) as display:
         yield lambda seen: display.update(_render(name, seen))
+
+
+def with_restarts(show: Callable[[View], None], console: Console, key: Key) -> Callable[[View], None]:
+    """`show`, and a line once the training has set aside what was trained before: nobody shall lose it unawares."""
+    from kaito.client import read_events
+
+    since = time.time()
+    told = False
+
+    def tick(seen: View) -> None:
+        nonlocal told
+        show(seen)
+        if told or not any(step == "tune" and (ran.started or 0.0) >= since for _, step, ran in seen.steps()):
+            return
+        told = True
+        for event in read_events(key):
+            if event.time >= since and (event.step, event.reason) == ("tune", "MovedAside"):
+                console.print(f"{key.name}: {event.message}", soft_wrap=True, markup=False)
+
+    return tick
 
 
 class PlainLines:
@@ -99,10 +120,21 @@ def _result(ran: StepRun) -> str:
         files = result["files"]
         parts.append(f"{files} file{'' if files == 1 else 's'}, {show_bytes(result['bytes'])}")
     if result.get("base_eval_loss") is not None and result.get("eval_loss") is not None:
-        parts.append(f"held-out loss {result['base_eval_loss']:.3f} before, {result['eval_loss']:.3f} after")
+        losses = f"{result['base_eval_loss']:.3f} before, {result['eval_loss']:.3f} after"
+        parts.append(f"held-out loss {losses}{describe_kept(result)}")
+    if "note" in result:
+        parts.append(str(result["note"]))
     if "image" in result:
         parts.append(f"{result['image']} {result.get('digest', '')}")
     return f" ({'; '.join(parts)})" if parts else ""
+
+
+def describe_kept(result: Mapping[str, Any]) -> str:
+    """Of the training's result: which step was kept, if not the last, and how far its held-out loss can be trusted."""
+    steps, best, rows = result.get("steps"), result.get("best_step"), result.get("eval_rows")
+    kept = f", kept step {best:,} of {steps:,}" if best and steps and best != steps else ""
+    few = f" (on {rows} held-out rows: a noisy number)" if rows and rows < FEW_ROWS else ""
+    return kept + few
 
 
 def describe_progress(progress: Progress, memory_bytes: int) -> str:

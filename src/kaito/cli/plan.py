@@ -58,10 +58,10 @@ def _of_name(name: str, namespace: str) -> list[tuple[Plan, tuple[str, ...]]]:
 def _of_files(
     filenames: list[str], local: bool, offline: bool, allow_host: list[str] | None
 ) -> list[tuple[Plan, tuple[str, ...]]]:
-    from kaito.client import load, plan_documents
+    from kaito.client import load, missing_folder_lines, plan_documents
 
     loaded = load(filenames, allow_hosts=tuple(allow_host or ()), nodes="local" if local else "auto")
-    for line in [*loaded.warnings, *loaded.problems]:
+    for line in [*loaded.warnings, *missing_folder_lines(loaded.documents), *loaded.problems]:
         print(line, file=sys.stderr)
     if loaded.problems:
         raise typer.Exit(1)
@@ -80,9 +80,11 @@ def _print_data(plans: list[tuple[Plan, tuple[str, ...]]], output: str) -> None:
 
 
 def _print_plan(console: Console, planned: Plan, notes: tuple[str, ...]) -> None:
+    from rich.markup import escape
+
     console.rule(f"{planned.namespace}/{planned.workspace}", align="left")
     for note in notes:
-        console.print(f"[dim]{note}[/dim]")
+        console.print(f"[dim]{escape(note)}[/dim]")
     if planned.nodes is not None:
         nodes = planned.nodes
         labels = ", ".join(f"{key}={value}" for key, value in nodes.labels.items())
@@ -103,20 +105,50 @@ def _print_plan(console: Console, planned: Plan, notes: tuple[str, ...]) -> None
     if planned.settings:
         _print_settings(console, planned)
     for warning in planned.warnings:
-        console.print(f"[yellow]warning:[/yellow] {warning}")
-    if planned.refusal is not None:
-        console.print(f"[red]refused:[/red] {planned.refusal.reason}: {planned.refusal.message}")
-        if planned.refusal.hint:
-            console.print(f"hint: {planned.refusal.hint}")
+        console.print(f"[yellow]warning:[/yellow] {escape(warning)}")
+    _print_verdict(console, planned)
+
+
+def _print_verdict(console: Console, planned: Plan) -> None:
+    """The last words: whether it can run, and if not, what would help."""
+    from rich.markup import escape
+
+    from kaito.cli.text import show_bytes
+
+    refusal, estimate = planned.refusal, planned.estimate
+    if refusal is not None:
+        console.print(f"[red]refused:[/red] {refusal.reason}: {escape(refusal.message)}")
+        if refusal.hint:
+            console.print(f"hint: {escape(refusal.hint)}")
+        return
+    if estimate is None:
+        return
+    needs = f"needs {show_bytes(estimate.total_bytes)}, has {show_bytes(estimate.available_bytes)}"
+    if estimate.total_bytes == 0:
+        console.print("[yellow]verdict:[/yellow] not known whether it fits: the base model's size is not known here")
+    elif estimate.micro_batch > 0:
+        console.print(f"[green]verdict:[/green] fits{' by a rough estimate' if estimate.rough else ''}: {needs}")
+    elif estimate.rough:
+        console.print(f"[yellow]verdict:[/yellow] probably does not fit (a rough estimate): {needs}")
+    else:
+        length = planned.settings["TrainingArguments.max_length"].value
+        console.print(
+            f"[yellow]verdict:[/yellow] does not fit with rows of {length} tokens: {needs}; it does with shorter rows, "
+            "which the check job counts"
+        )
 
 
 def _print_estimate(console: Console, estimate: Estimate) -> None:
     from kaito.cli.text import show_bytes
 
+    if estimate.total_bytes == 0:
+        console.print("\n[bold]Memory[/bold] not known: the base model's size is not")
+        return
     rough = " [yellow](rough: the model's shapes are not known yet)[/yellow]" if estimate.rough else ""
+    rows = f", at a micro-batch of {estimate.micro_batch}" if estimate.micro_batch else " for one row"
     console.print(
-        f"\n[bold]Memory[/bold] {show_bytes(estimate.total_bytes)} of {show_bytes(estimate.available_bytes)}, "
-        f"at a micro-batch of {estimate.micro_batch}{rough}"
+        f"\n[bold]Memory[/bold] {show_bytes(estimate.total_bytes)} of {show_bytes(estimate.available_bytes)}"
+        f"{rows}{rough}"
     )
     for part, size in estimate.parts.items():
         console.print(f"  {part:<28} {show_bytes(size):>12}")

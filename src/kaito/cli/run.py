@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -78,16 +79,22 @@ def retry(
 
     Example: kaito retry workspace-tuning-phi-3
     """
+    from kaito.cli.ending import AFTER_EDITING, is_mended_by_editing
     from kaito.client import connect
 
     key = parse_key(name, namespace)
     client = connect()
+    secrets = secret_files(secret)
     with failing():
-        client.ask_retry(key, _secret_files(secret))
+        before = client.get(key)
+        client.ask_retry(key, secrets)
         holder = client.engine_pid(key)
     if holder is not None:
         print(f"workspace/{key.name}: process {holder}, which runs it, was asked to try again")
         return
+    if is_mended_by_editing(before) and before.desired.applied:
+        applied = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(before.desired.applied))
+        print(f"{key.name}: using the Workspace as applied at {applied}; {AFTER_EDITING}", file=sys.stderr)
     if detach:
         _start_one(key, output)
         return
@@ -97,11 +104,11 @@ def retry(
 def _apply(
     filenames: list[str], namespace: str, secret: list[str] | None, allow_host: list[str] | None
 ) -> list[Applied]:
-    from kaito.client import connect, load
+    from kaito.client import connect, load, missing_folder_lines
 
-    files = _secret_files(secret)
+    files = secret_files(secret)
     loaded = load(filenames, allow_hosts=tuple(allow_host or ()), nodes="local")
-    for line in [*loaded.warnings, *loaded.problems]:
+    for line in [*loaded.warnings, *missing_folder_lines(loaded.documents), *loaded.problems]:
         print(line, file=sys.stderr)
     if loaded.problems:
         raise typer.Exit(1)
@@ -117,7 +124,8 @@ def _apply(
     return applied
 
 
-def _secret_files(pairs: list[str] | None) -> dict[str, Path]:
+def secret_files(pairs: list[str] | None) -> dict[str, Path]:
+    """`NAME=PATH` options as a mapping. Raises typer's error for one that is none or has no file."""
     files: dict[str, Path] = {}
     for pair in pairs or []:
         name, equals, path = pair.partition("=")
@@ -166,7 +174,8 @@ def _run_all(keys: list[Key], output: str) -> int:
 
 def _run_foreground(key: Key, output: str) -> tuple[int, View]:
     """0 succeeded, 1 failed, refused or waiting, 130 stopped by Ctrl-C; and what it came to."""
-    from kaito.cli.live import build_console, live
+    from kaito.cli.ending import print_end
+    from kaito.cli.live import build_console, live, with_restarts
     from kaito.client import connect, stop_signals
 
     console = build_console(stderr=output == "json")
@@ -183,34 +192,10 @@ def _run_foreground(key: Key, output: str) -> tuple[int, View]:
             for warning in seen.plan.warnings:
                 print(f"{key.name}: warning: {warning}", file=sys.stderr)
             with live(console, key.name) as show:
-                engine = client.engine(key, on_tick=show)
+                engine = client.engine(key, on_tick=with_restarts(show, console, key))
                 stop_signals(engine)
                 seen = engine.run()
             killed = engine.was_killed
     with suppress(OSError):  # a closed terminal: the run has ended as it should, nobody reads how
-        _print_end(seen, output, note, killed=killed)
+        print_end(seen, output, note, killed=killed)
     return {"Succeeded": 0, "Stopped": INTERRUPTED}.get(seen.phase, 1), seen
-
-
-def _print_end(seen: View, output: str, note: str, *, killed: bool) -> None:
-    name = seen.key.name
-    run = seen.status.tuning.run if seen.status.tuning is not None else None
-    if seen.phase == "Succeeded":
-        where = run.output.image if run is not None and run.output is not None else ""
-        if output == "text":
-            print(f"{name}: Succeeded" + (f", {note}" if note else ""))
-            if where:
-                print(f"{name}: adapter {where}")
-        return
-    if seen.phase == "Stopped":
-        how = "stopped at once" if killed else "stopped and saved"
-        print(f"{name}: {how}; kaito run or kaito retry {name} goes on from the newest checkpoint", file=sys.stderr)
-        return
-    failure = seen.failure()
-    print(f"{name}: {seen.phase}: {failure.reason}: {failure.message}", file=sys.stderr)
-    if failure.hint:
-        print(f"{name}: hint: {failure.hint}", file=sys.stderr)
-    if seen.phase == "Waiting":
-        trained = any(step == "tune" and ran.state == "done" for _, step, ran in seen.steps())
-        kept = "training is done and kept" if trained else "nothing has been trained yet"
-        print(f"{name}: {kept}; kaito retry {name} goes on from there", file=sys.stderr)

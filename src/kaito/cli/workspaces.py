@@ -49,7 +49,8 @@ def get(
     elif found:
         _print_table(found)
     elif not unreadable:
-        print(f"No Workspaces on {client.where}.", file=sys.stderr)
+        where = f"in namespace {namespace} on {client.where}" if namespace else f"on {client.where}"
+        print(f"No Workspaces {where}.", file=sys.stderr)
     for error in unreadable:
         print(f"error: {error}; kaito delete {error.key.name} removes it", file=sys.stderr)
     raise typer.Exit(1 if unreadable else 0)
@@ -78,7 +79,7 @@ def _print_table(found: list[View]) -> None:
             _condition(seen, "ResourceReady"),
             _condition(seen, "JobStarted"),
             _condition(seen, "WorkspaceSucceeded"),
-            seen.status.state or "",
+            "Stopped" if seen.phase == "Stopped" else seen.status.state or "",  # which the CRD has no word for
             (progress.text if progress is not None else None) or seen.phase,
             loss,
             show_age(seen.age_seconds()),
@@ -127,9 +128,11 @@ def describe(name: Name, namespace: Namespace = "default") -> None:
         console.print(f"Progress:   {describe_progress(progress, seen.memory_bytes)}")
     _print_losses(console, seen)
     console.print("Steps:")
-    for _, step, ran in seen.steps():
-        _print_step(console, step, ran.state, ran.reason, ran.message, ran.hint)
     failure = seen.failure()
+    for _, step, ran in seen.steps():
+        is_said_below = failure.message == f"{step}: {ran.message}"
+        message, hint = ("", "") if is_said_below else (ran.message, ran.hint)
+        _print_step(console, step, ran.state, ran.reason, message, hint)
     if failure.reason:
         console.print(f"Reason:     {failure.reason}\nMessage:    {failure.message}")
         if failure.hint:
@@ -141,17 +144,20 @@ def describe(name: Name, namespace: Namespace = "default") -> None:
         console.print("Events:")
     for event in events:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.time))
-        console.print(f"  {when}  {event.step:<10} {event.reason:<18} {event.message}")
+        message = "" if failure.message == f"{event.step}: {event.message}" else event.message
+        console.print(f"  {when}  {event.step:<10} {event.reason:<18} {message}".rstrip())
 
 
 def _print_losses(console: Console, seen: View) -> None:
     """What the training reached, and where its adapter is if that is a folder."""
+    from kaito.cli.live import describe_kept
+
     result = next((ran.result for _, step, ran in seen.steps() if step == "tune" and ran.state == "done"), None)
     if not result:
         return
     if result.get("base_eval_loss") is not None and result.get("eval_loss") is not None:
         losses = f"{result['base_eval_loss']:.4f} before, {result['eval_loss']:.4f} after"
-        console.print(f"Held-out:   loss {losses}, {result['steps']} steps")
+        console.print(f"Held-out:   loss {losses}, {result['steps']} steps{describe_kept(result)}")
     tuning = seen.workspace.tuning
     output = tuning.output if tuning is not None else None
     folder = ((output.volume_source or {}).get("hostPath") or {}).get("path") if output is not None else None
@@ -204,12 +210,11 @@ def wait(
     from kaito.client import connect
 
     key = parse_key(name, namespace)
-    wanted = condition.removeprefix("phase=").removeprefix("condition=").lower()
-    wanted = "succeeded" if wanted == "workspacesucceeded" else wanted
+    wanted = _phase(condition)
     deadline = time.monotonic() + timeout if timeout else None
     while True:
         seen = _get(key)
-        if seen.phase.lower() == wanted:
+        if seen.phase == wanted:
             print(f"workspace/{key.name} {seen.phase}")
             return
         if seen.phase in {"Succeeded", "Failed", "Refused"} or connect().engine_pid(key) is None:
@@ -219,6 +224,21 @@ def wait(
         if deadline is not None and time.monotonic() > deadline:
             fail(f"{key.name} is {seen.phase} after {timeout:.0f} s")
         time.sleep(0.5)
+
+
+def _phase(condition: str) -> str:
+    """`Training`, `phase=Training`, `condition=WorkspaceSucceeded`, in any case. Raises typer's error for no phase."""
+    from difflib import get_close_matches
+
+    from kaito.client import PHASES
+
+    phases = {phase.lower(): phase for phase in PHASES} | {"workspacesucceeded": "Succeeded"}
+    asked = condition.removeprefix("phase=").removeprefix("condition=")
+    if asked.lower() in phases:
+        return phases[asked.lower()]
+    near = get_close_matches(asked.lower(), phases, n=1, cutoff=0.5)
+    hint = f"did you mean {phases[near[0]]}? " if near else ""
+    raise typer.BadParameter(f"{asked!r} is no phase; {hint}there are {', '.join(PHASES)}", param_hint="--for")
 
 
 def stop(name: Name, namespace: Namespace = "default") -> None:

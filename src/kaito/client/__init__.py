@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kaito.client.check import Loaded, load
+from kaito.client.check import Loaded, load, missing_folder_lines
 from kaito.client.documents import DocumentSet
 from kaito.client.local import (
     AlreadyRunning,
@@ -19,8 +19,10 @@ from kaito.client.local import (
 from kaito.client.logs import follow_log, log_steps, read_log
 from kaito.client.output import document_json, document_yaml, list_json, plan_json, plan_yaml
 from kaito.client.plans import plan_documents
+from kaito.plan import PHASES
 
 __all__ = [
+    "PHASES",
     "AlreadyRunning",
     "Applied",
     "DocumentSet",
@@ -38,6 +40,7 @@ __all__ = [
     "list_json",
     "load",
     "log_steps",
+    "missing_folder_lines",
     "plan_documents",
     "plan_json",
     "plan_yaml",

@@ -8,24 +8,25 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from kaito.api.documents import Document
+from kaito.client.changes import describe_changes
 from kaito.client.documents import DocumentSet, with_absolute_paths
-from kaito.contract import Asked
-from kaito.local.desired import Desired, Unreadable, folder_signature, save_desired, save_secret, secret_changes
+from kaito.client.secrets import DOCKER_CONFIG_KEY, TOKEN_KEY, save_secrets, secrets_of
+from kaito.contract import Asked, StepRun
+from kaito.failure import ExitCode
+from kaito.local.desired import Desired, Unreadable, folder_signature, save_desired, save_secret
 from kaito.local.engine import Engine, stop_signals
 from kaito.local.home import DESIRED, Key, list_keys, run_folder
 from kaito.local.lock import AlreadyRunning, engine_pid, wait_for_start
 from kaito.local.observe import Event, View, view
 from kaito.local.observe import read_events as runner_events
 
-DOCKER_CONFIG_KEY = ".dockerconfigjson"
-TOKEN_KEY = "HF_TOKEN"  # noqa: S105  the name of a Secret's key, as KAITO has it
 START_SECONDS = 20.0
 STOP_SECONDS = 150.0
 POLL_SECONDS = 0.2
@@ -107,9 +108,14 @@ class LocalClient:
         body = value.get("tuning") or value.get("inference") or {}
         named = str(body.get("config") or "")
         configs = {named: documents.configs[named]} if named in documents.configs else {}
-        desired = Desired(value, configs, allow_hosts)
-        save_desired(key, replace(desired, asked=self._ask(key, value)))
-        notices = [*self._save_secrets(run_folder(key), body, documents, secrets)]
+        before = self._look(key)
+        desired = Desired(value, configs, allow_hosts, _ask(before, value), time.time())
+        save_desired(key, desired)
+        notices = [*save_secrets(run_folder(key), body, documents, secrets)]
+        changes = describe_changes(before.desired, desired) if before is not None and before.run is not None else ""
+        if before is not None and changes:
+            how = "has finished" if before.phase == "Succeeded" else "ran"
+            notices.append(f"differs from the Workspace of this name that {how} before: {changes}")
         instance_type = (value.get("resource") or {}).get("instanceType")
         if instance_type:
             notices.append(f"instanceType {instance_type} is of a cluster; this machine is used")
@@ -118,17 +124,12 @@ class LocalClient:
             notices.append(f"the adapter is no longer in {gone}: it is made again")
         return Applied(key, tuple(notices))
 
-    def _ask(self, key: Key, workspace: Mapping[str, Any]) -> Asked:
-        """What a person's `run`, `apply` or `retry` asks for: what failed is tried, what changed is looked at again."""
-        now = time.time()
+    def _look(self, key: Key) -> View | None:
+        """None where there is nothing, or nothing that can be read."""
         try:
-            before = view(key)
+            return view(key)
         except (KeyError, Unreadable):
-            return Asked(retried=now, sources=_sources(workspace))
-        asked = before.desired.asked
-        failed = any(job == "check" and ran.state == "failed" for job, _, ran in before.steps())
-        recheck = f"{now:.3f}" if failed else asked.recheck
-        return Asked(now, recheck, asked.again, _sources(workspace))
+            return None
 
     def _find_gone(self, key: Key) -> str:
         """The output folder of a finished run that has lost its adapter. Such a run is asked for again."""
@@ -139,19 +140,6 @@ class LocalClient:
             return ""
         save_desired(key, replace(seen.desired, asked=replace(seen.desired.asked, again=f"{time.time():.3f}")))
         return str(folder)
-
-    def _save_secrets(
-        self, folder: Path, body: Mapping[str, Any], documents: DocumentSet, files: Mapping[str, Path]
-    ) -> Iterator[str]:
-        for name, is_token in _secrets_of(body):
-            if name in documents.secrets:
-                save_secret(folder, name, documents.secrets[name])
-            elif name in files:
-                content = files[name].read_bytes()
-                save_secret(folder, name, {TOKEN_KEY if is_token else DOCKER_CONFIG_KEY: content})
-            elif name not in secret_changes(folder):
-                instead = "the environment's HF_TOKEN" if is_token else "the user's docker configuration"
-                yield f"Secret {name} is not in the given files: {instead} is used (or give --secret {name}=PATH)"
 
     def engine(self, key: Key, *, on_tick: Callable[[View], None] | None = None) -> Engine:
         """An engine for the calling process."""
@@ -218,11 +206,11 @@ class LocalClient:
     def ask_retry(self, key: Key, secrets: Mapping[str, Path] | None = None) -> None:
         """Ask for another try: what failed counts as not tried. An engine that waits goes on at once."""
         seen = self.get(key)
-        kinds = dict(_secrets_of(_body(seen.desired.workspace)))
+        kinds = dict(secrets_of(_body(seen.desired.workspace)))
         for name, path in (secrets or {}).items():
             entry = TOKEN_KEY if kinds.get(name) else DOCKER_CONFIG_KEY
             save_secret(run_folder(key), name, {entry: path.read_bytes()})
-        save_desired(key, replace(seen.desired, asked=self._ask(key, seen.desired.workspace)))
+        save_desired(key, replace(seen.desired, asked=_ask(seen, seen.desired.workspace)))
 
     def delete(self, key: Key) -> None:
         """Stop it and remove its run folder, Secrets included. The adapter stays; its output folder is free again."""
@@ -237,6 +225,23 @@ class LocalClient:
     def _require(self, key: Key) -> None:
         if not (run_folder(key) / DESIRED).exists():
             raise NotFound(key)
+
+
+def _ask(before: View | None, workspace: Mapping[str, Any]) -> Asked:
+    """What a person's `run`, `apply` or `retry` asks for: what failed is tried, what changed is looked at again."""
+    now = time.time()
+    if before is None:
+        return Asked(retried=now, sources=_sources(workspace))
+    asked = before.desired.asked
+    faulty = any(job == "check" and ran.state == "failed" and _found_fault(ran) for job, _, ran in before.steps())
+    recheck = f"{now:.3f}" if faulty else asked.recheck
+    return Asked(now, recheck, asked.again, _sources(workspace))
+
+
+def _found_fault(ran: StepRun) -> bool:
+    """Whether a step has failed by what it looked at, which may have been mended since. A full disk, a network or a
+    registry says nothing of data and model: what was found of them stands, and is not fetched again."""
+    return ran.exit_code in {ExitCode.CONFIG, ExitCode.DATA, ExitCode.MODEL}
 
 
 def _body(workspace: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -254,18 +259,6 @@ def _sources(workspace: Mapping[str, Any]) -> dict[str, str]:
         for folder in folders
         if isinstance(folder, str) and folder.startswith("/")
     }
-
-
-def _secrets_of(body: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
-    """The Secrets that a Workspace names, each with whether it is a token (else a registry's credentials)."""
-    source, output = body.get("input") or {}, body.get("output") or {}
-    options = (body.get("preset") or {}).get("presetOptions") or {}
-    for name in [*(source.get("imagePullSecrets") or []), *(options.get("imagePullSecrets") or [])]:
-        yield name, False
-    if output.get("imagePushSecret"):
-        yield output["imagePushSecret"], False
-    if options.get("modelAccessSecret"):
-        yield options["modelAccessSecret"], True
 
 
 def read_events(key: Key) -> list[Event]:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kaito.failure import ConfigFailure, DataFailure, TemporaryFailure
+from kaito.failure import ConfigFailure, DataFailure, NoSpaceFailure, TemporaryFailure
 from kaito.program import read_token, run_program
 
 if TYPE_CHECKING:
@@ -73,11 +73,12 @@ def fetch(source: Source, out: Path, access: Access, *, expect_digest: str = "")
         else:
             sources.fetch_folder(Path(source.folder).expanduser(), out, record)
     except NoSpace as error:
-        raise TemporaryFailure(str(error), "free some space; finished files are kept", reason="NoSpace") from error
+        hint = f"make room on the disk of {out.absolute()}; what has arrived is kept"
+        raise NoSpaceFailure(str(error), hint) from error
     except TransferError as error:
         raise transfer_failure(error) from error
-    listing = scan_folder(out)
-    found = {file.name for file in listing.files}
+    listing = scan_folder(out, keep_refused=True)
+    found = {file.name for file in listing.claimed}
     if strays := sorted(found - set(record.files)):
         raise ConfigFailure(f"{out} holds {strays[0]}, which no fetch put there", "move it elsewhere")
     if unknown := sorted(set(record.files) - found):
@@ -86,6 +87,8 @@ def fetch(source: Source, out: Path, access: Access, *, expect_digest: str = "")
         raise DataFailure("there is no data file", f"what is read: {RECOGNISED}", reason="NoData")
     for file in listing.files:
         say(f"{file.name}  {file.format}  {file.bytes} bytes  sha256:{record.files[file.name].sha256}")
+    for refused in listing.refused:
+        say(f"{refused.failure.message}: the check refuses it, unless DatasetConfig.dataset_path leaves it out")
     digest = digest_of_files({name: entry.sha256 for name, entry in record.files.items()})
     if expect_digest and digest != expect_digest:
         raise DataFailure(
@@ -93,7 +96,7 @@ def fetch(source: Source, out: Path, access: Access, *, expect_digest: str = "")
             "start the Workspace again, so that the new data are checked",
             reason="DataChanged",
         )
-    return {"files": len(listing.files), "bytes": sum(file.bytes for file in listing.files), "digest": digest}
+    return {"files": len(found), "bytes": sum(file.bytes for file in listing.claimed), "digest": digest}
 
 
 def transfer_failure(error: TransferError) -> DataFailure | ConfigFailure | TemporaryFailure:

@@ -1,138 +1,126 @@
-"""What a row may look like: `messages`, or `prompt` and `completion`. Anything else is a RowError, never passed on."""
+"""A row of data as what it means: a conversation, a prompt and its completion, an instruction, or plain text.
+
+The formats and their columns: docs/reference/data.md. Any other row is a RowError, never passed on.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+from kaito.datasets.columns import Columns
+from kaito.datasets.layouts import CONVERSATIONS
+from kaito.datasets.messages import Message, kind, parse_messages, require_text, trained_turns
 from kaito.datasets.rows import RowError
 
-RECOGNISED = "'messages' (a list of {role, content}), or 'prompt' and 'completion'"
-ROLES = ("system", "developer", "user", "assistant", "tool")
+__all__ = ["Chat", "Columns", "Completion", "Format", "Instruction", "Parsed", "Text", "parse_row"]
 
-_MISTAKEN_ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "ai": "assistant"}
-_COLUMNS = ("messages", "prompt", "completion")
-_SHOWN_COLUMNS = 12
-_LONGEST_NAME = 40
+Format = Literal[
+    "messages", "sharegpt", "prompt-completion", "alpaca", "instruction-response", "context-response", "text"
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """A conversation. The assistant's turns from index `trained_from` on are what is learnt."""
+    """A conversation. `turns`: the indices of the assistant's turns that are learnt, in order, at least one."""
 
-    messages: list[dict[str, Any]]
-    trained_from: int = 0
+    format: str
+    messages: list[Message]
+    turns: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
     """Plain text and its continuation, which is learnt. No chat template applies."""
 
+    format: str
     prompt: str
     completion: str
 
 
-def parse_row(value: Mapping[str, Any], columns: Mapping[str, str] | None = None) -> Chat | Completion:
-    """A row as one of the recognised formats. `columns`: our column name -> the name it has in the data."""
-    names = {column: (columns or {}).get(column, column) for column in _COLUMNS}
-    present = {column for column, name in names.items() if value.get(name) is not None}
-    if present == {"messages"}:
-        column = names["messages"]
-        messages = _parse_messages(value[column], column)
-        _require_answer(messages, column)
-        return Chat(messages)
-    if present == {"prompt", "completion"}:
-        return _parse_pair(value, names["prompt"], names["completion"])
-    if present >= {"messages"}:
-        raise RowError("both 'messages' and 'prompt' or 'completion'", "columns", "keep one of the two formats")
-    if present:
-        (only,) = present
-        other = "completion" if only == "prompt" else "prompt"
-        raise RowError(f"'{names[only]}' without '{names[other]}'", names[other], "give both, or 'messages'")
-    raise RowError(f"no recognised format: {_found(value)}", "columns", f"a row has {RECOGNISED}")
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """A task, perhaps with further input and a system text, and its answer, which is learnt."""
+
+    format: str
+    instruction: str
+    answer: str
+    input: str = ""
+    system: str = ""
+
+    def as_chat(self) -> Chat:
+        """For a model with a chat template: the input follows the instruction in the user's turn."""
+        asked = f"{self.instruction}\n\n{self.input}" if self.input else self.instruction
+        turns = [{"role": "system", "content": self.system}] if self.system else []
+        turns += [{"role": "user", "content": asked}, {"role": "assistant", "content": self.answer}]
+        return Chat(self.format, turns, (len(turns) - 1,))
+
+    def as_completion(self) -> Completion:
+        """For a model without one: Alpaca's headings, the system text in place of its preamble."""
+        parts = [self.system] if self.system else []
+        parts.append(f"### Instruction:\n{self.instruction}")
+        if self.input:
+            parts.append(f"### Input:\n{self.input}")
+        parts.append("### Response:\n")
+        return Completion(self.format, "\n\n".join(parts), self.answer)
 
 
-def _found(value: Mapping[str, Any]) -> str:
-    if not value:
-        return "the row has no columns"
-    names = [name if len(name) <= _LONGEST_NAME else name[:_LONGEST_NAME] + "…" for name in map(str, value)]
-    more = ", …" if len(names) > _SHOWN_COLUMNS else ""
-    return "found " + ", ".join(f"'{name}'" for name in names[:_SHOWN_COLUMNS]) + more
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Plain text, all of it learnt."""
+
+    format: str
+    text: str
+
+
+Parsed = Chat | Completion | Instruction | Text
+
+_STANDARD_COLUMNS = Columns()
+
+
+def parse_row(value: Mapping[str, Any], columns: Columns | None = None) -> Parsed:
+    """A row as one of the formats. `columns`: where the configuration says they are. Raises RowError."""
+    if not isinstance(value, Mapping):
+        raise RowError(f"a {kind(value)}, not an object", "row", 'write an object with columns, {"messages": […]}')
+    layout, names = (columns or _STANDARD_COLUMNS).find(value)
+    if layout.needed[0] in CONVERSATIONS:
+        return _parse_conversation(value, names, names[layout.needed[0]])
+    if layout.format == "prompt-completion":
+        return _parse_pair(value, *(names[name] for name in layout.needed))
+    texts = {name: require_text(value.get(column), column) for name, column in names.items()}
+    if layout.format == "text":
+        return Text("text", texts["text"])
+    if "input" in texts and "context" in texts:
+        rule = f"both '{names['input']}' and '{names['context']}' beside the instruction"
+        raise RowError(rule, "columns", "keep one of them")
+    task, answer = layout.needed
+    further = texts.get("input", "") if task == "context" else texts.get("input", texts.get("context", ""))
+    return Instruction(layout.format, texts[task], texts[answer], further, texts.get("system", ""))
+
+
+def _parse_conversation(value: Mapping[str, Any], names: Mapping[str, str], column: str) -> Chat:
+    messages, sharegpt = parse_messages(value.get(column), column)
+    turns = trained_turns(messages, column)
+    if "system" in names:
+        if messages[0]["role"] == "system":
+            rule = f"a system turn, and a column '{names['system']}'"
+            raise RowError(rule, names["system"], "keep one of the two")
+        system = {"role": "system", "content": require_text(value[names["system"]], names["system"])}
+        messages.insert(0, system)
+        turns = tuple(turn + 1 for turn in turns)
+    return Chat("sharegpt" if sharegpt else "messages", messages, turns)
 
 
 def _parse_pair(value: Mapping[str, Any], prompt_column: str, completion_column: str) -> Chat | Completion:
     prompt, completion = value[prompt_column], value[completion_column]
     if isinstance(prompt, str) and isinstance(completion, str):
-        for text, column in ((prompt, prompt_column), (completion, completion_column)):
-            _require_text(text, column)
-        return Completion(prompt, completion)
+        texts = require_text(prompt, prompt_column), require_text(completion, completion_column)
+        return Completion("prompt-completion", *texts)
     if isinstance(prompt, list) and isinstance(completion, list):
-        messages = _parse_messages(prompt, prompt_column)
-        answers = _parse_messages(completion, completion_column)
-        _require_answer(answers, completion_column)
-        return Chat(messages + answers, trained_from=len(messages))
+        messages, _ = parse_messages(prompt, prompt_column)
+        answers, _ = parse_messages(completion, completion_column)
+        turns = trained_turns([*messages, *answers], completion_column, start=len(messages))
+        return Chat("prompt-completion", messages + answers, turns)
     rule = "prompt and completion are neither both strings nor both lists of messages"
     raise RowError(rule, completion_column, "write both as strings, or both as lists of {role, content}")
-
-
-def _parse_messages(value: object, column: str) -> list[dict[str, Any]]:
-    if not isinstance(value, list):
-        raise RowError(f"a {_kind(value)}, not a list of messages", column, "write a list of {role, content}")
-    if not value:
-        raise RowError("no messages", column, "give at least a user's and an assistant's turn, or remove the row")
-    return [_parse_message(message, f"{column}[{index}]") for index, message in enumerate(value)]
-
-
-def _parse_message(message: object, place: str) -> dict[str, Any]:
-    if not isinstance(message, dict):
-        raise RowError(f"a {_kind(message)}, not {{role, content}}", place, "write an object with role and content")
-    if "role" not in message and "from" in message:
-        raise RowError("'from' and 'value' instead of 'role' and 'content'", place, "rename them to role and content")
-    role = message.get("role")
-    if role not in ROLES:
-        meant = _MISTAKEN_ROLES.get(role) if isinstance(role, str) else None
-        remedy = f"write '{meant}' instead of '{role}'" if meant else f"a role is one of {', '.join(ROLES)}"
-        raise RowError("no role" if role is None else "unknown role", f"{place}.role", remedy)
-    if message.get("tool_calls"):
-        raise RowError("tool calls are not read", f"{place}.tool_calls", "write what the assistant says as content")
-    content = _join_parts(message.get("content"), f"{place}.content")
-    _require_text(content, f"{place}.content")
-    # Other fields (name, reasoning_content) are the chat template's affair; parquet fills absent ones with null.
-    others = {key: item for key, item in message.items() if item is not None and key not in ("role", "content")}
-    return {"role": role, "content": content, **others}
-
-
-def _join_parts(content: object, place: str) -> str:
-    """Content as one string: OpenAI's list of text parts is joined."""
-    if isinstance(content, str):
-        return content
-    if content is None:
-        raise RowError("no content", place, "write the turn's text, or remove the turn")
-    if not isinstance(content, list):
-        raise RowError(f"a {_kind(content)}, not text", place, "write the turn's text as a string")
-    parts = []
-    for part in content:
-        if not (isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)):
-            raise RowError("a part that is not text", place, "only text is trained on: remove other parts")
-        parts.append(part["text"])
-    return "".join(parts)
-
-
-def _require_text(text: str, column: str) -> None:
-    if not text.strip():
-        raise RowError("empty", column, "write the text, or remove the row")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise RowError("a broken character (half of a surrogate pair)", column, "mend the escape \\uD8xx") from error
-
-
-def _require_answer(messages: list[dict[str, Any]], column: str) -> None:
-    if not any(message["role"] == "assistant" for message in messages):
-        raise RowError("no assistant turn, so nothing to learn", column, "add the answer as an assistant's turn")
-
-
-def _kind(value: object) -> str:
-    names = {str: "string", int: "number", float: "number", bool: "boolean", dict: "object", list: "list"}
-    return "null" if value is None else names.get(type(value), type(value).__name__)

@@ -2,179 +2,131 @@
 
 from __future__ import annotations
 
-import json
+import io
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import BinaryIO
 
-from kaito.datasets.files import DataFile, Listing, list_files, scan_folder
+from kaito.datasets.files import DataFile, Kind
+from kaito.datasets.reading import OnBad
+from kaito.datasets.reading.columnar import count_arrow, count_parquet, read_arrow, read_parquet
+from kaito.datasets.reading.csv_records import read_csv
+from kaito.datasets.reading.gunzip import GzipError, gunzip, unpacked
+from kaito.datasets.reading.json_array import read_json_array
+from kaito.datasets.reading.json_lines import read_json_lines
+from kaito.datasets.recognise import require_whole
 from kaito.datasets.rows import Problem, Row, problem_failure
-from kaito.failure import DataFailure
+from kaito.failure import DataFailure, TemporaryFailure
 
-__all__ = ["DataFile", "Listing", "Row", "count_rows", "list_files", "read_rows", "scan_folder"]
+_BUFFER_BYTES = 1 << 20
+_SAMPLE_BYTES = 1 << 20
+_PIECES, _PIECE_BYTES = 64, 16 << 10
+_USUAL_ROW_BYTES = 1024
 
-LONGEST_LINE_BYTES = 64 << 20
-LARGEST_ARRAY_BYTES = 1 << 30
+# `(open file, name, report) -> rows`. Each raises DataFailure for a file that is damaged.
+Reader = Callable[[BinaryIO, str, OnBad], Iterator[Row]]
 
-_BATCH_ROWS = 512
-
-OnBad = Callable[[Problem], None]
+_READERS: dict[Kind, Reader] = {
+    "jsonl": read_json_lines,
+    "json": read_json_array,
+    "csv": read_csv,
+    "tsv": partial(read_csv, delimiter="\t"),
+    "parquet": read_parquet,
+    "arrow": read_arrow,
+}
+_COLUMNAR: dict[Kind, Callable[[BinaryIO], int]] = {"parquet": count_parquet, "arrow": count_arrow}
 
 
 def read_rows(files: Sequence[DataFile], on_bad: OnBad | None = None) -> Iterator[Row]:
-    """The rows of all files, in order. Nothing is kept: memory is that of a line, or of a parquet row group.
+    """The rows of all files, in order. Nothing is kept: memory is that of a line, or of a few hundred records.
 
-    A line that cannot be read goes to `on_bad` and reading goes on; without `on_bad` it raises DataFailure, as a
-    damaged file always does.
+    A row that cannot be read goes to `on_bad` and reading goes on; without `on_bad` it raises DataFailure, as a
+    damaged file always does. Raises TemporaryFailure where a file could be opened, but the disk fails.
     """
     report = on_bad or _raise_problem
     for file in files:
-        if file.format == "parquet":
-            yield from _read_parquet(file, report)
-        elif file.format == "json":
-            yield from _read_array(file, report)
-        else:
-            yield from _read_lines(file, report)
+        yield from _read_file(file, report)
 
 
 def count_rows(files: Sequence[DataFile]) -> int:
-    """About how many rows the files have, without reading them as rows: for progress alone."""
+    """About how many rows the files have, at little cost: for progress and for the size of a sample.
+
+    Text is counted in its beginning and in pieces all over it, and scaled by its size; where it is compressed in its
+    beginning alone. What cannot be counted (parquet and Arrow in gzip, damaged files) has rows of a usual size.
+    """
     return sum(_count(file) for file in files)
 
 
-def _count(file: DataFile) -> int:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def _read_file(file: DataFile, report: OnBad) -> Iterator[Row]:
+    last: Row | None = None
+    try:
+        with _open(file) as stream:
+            for row in _READERS[file.kind](stream, file.name, report):
+                last = row
+                yield row
+    except GzipError as error:
+        raise DataFailure(f"{file.name}: {error}{_after(last)}", "fetch or copy the file again") from error
+    except OSError as error:
+        reason = f"{file.name}: cannot be read{_after(last)}: {error.strerror}"
+        raise TemporaryFailure(reason, "check the disk or the volume that the file is on") from error
 
-    if file.format == "parquet":
-        try:
-            return int(pq.read_metadata(file.path).num_rows)
-        except (pa.ArrowException, OSError):
-            return 0  # `read_rows` says what is wrong with it
-    with file.path.open("rb") as chunks:
-        return sum(chunk.count(b"\n") for chunk in iter(lambda: chunks.read(1 << 20), b""))
+
+def _after(last: Row | None) -> str:
+    return f"; the last good row is at line {last.line}" if last else ""
+
+
+@contextmanager
+def _open(file: DataFile) -> Iterator[BinaryIO]:
+    with file.path.open("rb", buffering=_BUFFER_BYTES) as raw:
+        if file.format == file.kind:
+            yield raw
+        elif file.kind in _COLUMNAR:
+            with unpacked(raw, file.path, file.name) as inner:
+                require_whole(inner, file.kind, file.name)
+                yield inner
+        else:
+            yield gunzip(raw)
+
+
+def _count(file: DataFile) -> int:
+    usual = file.unpacked_bytes // _USUAL_ROW_BYTES
+    try:
+        if file.kind not in _COLUMNAR:
+            return _estimate(file) or usual
+        if file.format != file.kind:
+            return usual
+        with _open(file) as stream:
+            return _COLUMNAR[file.kind](stream)
+    except (DataFailure, GzipError, OSError):
+        return usual
+
+
+def _estimate(file: DataFile) -> int:
+    is_plain = file.format == file.kind
+    with file.path.open("rb") as raw:
+        stream = raw if is_plain else gunzip(raw)
+        sample = stream.read(_SAMPLE_BYTES)
+        consumed = raw.tell()
+        share = _share_of_lines(raw, file.bytes) if is_plain and consumed < file.bytes else 0
+    rows = 0
+    with suppress(DataFailure):  # the sample ends anywhere
+        for _ in _READERS[file.kind](io.BytesIO(sample), file.name, lambda _: None):
+            rows += 1
+    lines = sample.count(b"\n")
+    if share and lines:
+        return round(rows / lines * share * file.bytes)
+    return rows * file.bytes // max(consumed, 1)
+
+
+def _share_of_lines(raw: BinaryIO, size: int) -> float:
+    """Line ends by byte, in pieces all over the file: what is sorted by length begins unlike it ends."""
+    found = 0
+    for piece in range(_PIECES):
+        raw.seek((2 * piece + 1) * size // (2 * _PIECES) - _PIECE_BYTES // 2)
+        found += raw.read(_PIECE_BYTES).count(b"\n")
+    return found / (_PIECES * _PIECE_BYTES)
 
 
 def _raise_problem(problem: Problem) -> None:
     raise problem_failure(problem)
-
-
-def _read_lines(file: DataFile, report: OnBad) -> Iterator[Row]:
-    with file.path.open("rb") as lines:
-        number = 0
-        while raw := lines.readline(LONGEST_LINE_BYTES + 1):
-            number += 1
-            if len(raw) > LONGEST_LINE_BYTES:
-                raise DataFailure(
-                    f"{file.name}:{number}: a line of more than {LONGEST_LINE_BYTES >> 20} MiB",
-                    "write one JSON object on each line",
-                )
-            if number == 1:
-                raw = raw.removeprefix(b"\xef\xbb\xbf")
-            if not raw.strip():
-                continue
-            found = _parse_line(raw, file.name, number)
-            if isinstance(found, Problem):
-                report(found)
-            else:
-                yield Row(file.name, number, found)
-
-
-def _parse_line(raw: bytes, name: str, number: int) -> dict[str, Any] | Problem:
-    try:
-        value = json.loads(raw.rstrip(b"\r\n").decode())
-    except UnicodeDecodeError as error:
-        column = f"column {error.start + 1}"
-        return Problem(name, number, column, "not UTF-8", "save the file as UTF-8")
-    except json.JSONDecodeError as error:
-        remedy = "write one JSON object on each line"
-        return Problem(name, number, f"column {error.colno}", f"not JSON: {error.msg}", remedy)
-    except (ValueError, RecursionError):
-        return Problem(name, number, "column 1", "JSON with a number or nesting beyond all bounds", "mend this line")
-    if not isinstance(value, dict):
-        return Problem(name, number, "column 1", "not a JSON object", 'write {"messages": […]} on each line')
-    return value
-
-
-def _read_array(file: DataFile, report: OnBad) -> Iterator[Row]:
-    if file.bytes > LARGEST_ARRAY_BYTES:
-        hint = "write it as JSON lines, one object on each line: these are read one by one"
-        raise DataFailure(f"{file.name}: a JSON array of more than {LARGEST_ARRAY_BYTES >> 30} GiB", hint)
-    try:
-        text = file.path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataFailure(f"{file.name}: not UTF-8 at byte {error.start}", "save the file as UTF-8") from error
-    decoder = json.JSONDecoder()
-    line = 1
-    counted = 0
-    position = text.index("[") + 1
-    separator = ""
-    while True:
-        position = _skip_blanks(text, position)
-        if text[position : position + 1] == "]" and separator != ",":
-            break
-        line += text.count("\n", counted, position)
-        counted = position
-        try:
-            value, position = decoder.raw_decode(text, position)
-        except json.JSONDecodeError as error:
-            place = f"{file.name}:{error.lineno}: column {error.colno}"
-            raise DataFailure(f"{place}: not JSON: {error.msg}", "mend the file, or write JSON lines") from error
-        except (ValueError, RecursionError) as error:
-            raise DataFailure(f"{file.name}:{line}: JSON beyond all bounds", "mend the file") from error
-        if isinstance(value, dict):
-            yield Row(file.name, line, value)
-        else:
-            report(Problem(file.name, line, "column 1", "not a JSON object", "write an array of objects"))
-        position = _skip_blanks(text, position)
-        separator = text[position : position + 1]
-        if separator == ",":
-            position += 1
-        elif separator != "]":
-            line += text.count("\n", counted, position)
-            raise DataFailure(f"{file.name}:{line}: not JSON: ',' or ']' is missing", "fetch or write the file again")
-    end = _skip_blanks(text, position + 1)
-    if end < len(text):
-        line = text.count("\n", 0, end) + 1
-        raise DataFailure(f"{file.name}:{line}: text after the end of the JSON array", "write one array, or JSON lines")
-
-
-def _skip_blanks(text: str, position: int) -> int:
-    while position < len(text) and text[position] in " \t\r\n":
-        position += 1
-    return position
-
-
-def _read_parquet(file: DataFile, report: OnBad) -> Iterator[Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    number = 0
-    try:
-        with pq.ParquetFile(file.path) as table:
-            for batch in table.iter_batches(batch_size=_BATCH_ROWS):
-                for value in _plain_rows(batch):
-                    number += 1
-                    if value is None:
-                        report(Problem(file.name, number, "text", "not UTF-8", "write strings as UTF-8"))
-                    else:
-                        yield Row(file.name, number, value)
-    except (pa.ArrowException, OSError) as error:
-        where = f" after row {number}" if number else ""
-        reason = str(error).splitlines()[0][:200]
-        raise DataFailure(
-            f"{file.name}: damaged parquet{where}: {reason}", "fetch, copy or write the file again"
-        ) from error
-
-
-def _plain_rows(batch: Any) -> Iterator[dict[str, Any] | None]:
-    """The rows of a record batch as plain values; None for one that holds broken UTF-8."""
-    try:
-        yield from batch.to_pylist()
-        return
-    except UnicodeDecodeError:
-        pass  # row by row, to know which
-    for start in range(batch.num_rows):
-        try:
-            yield batch.slice(start, 1).to_pylist()[0]
-        except UnicodeDecodeError:
-            yield None

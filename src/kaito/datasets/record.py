@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from kaito.datasets.files import hash_file
 from kaito.failure import ConfigFailure
 
 FILE_NAME = ".fetched.json"
+_PART = FILE_NAME + ".part"
+UNPACKED = ".image"  # where an image's files lie, whole, before they are put in their places
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,7 @@ class Record:
             recorded = str(value["source"])
         except FileNotFoundError:
             files, recorded = {}, ""
-            if any(folder.iterdir()):
+            if any(entry.name != _PART for entry in folder.iterdir()):  # that one a first start, cut off, has left
                 hint = "give an empty or a new folder; nothing in this one was changed"
                 raise ConfigFailure(f"{folder} is not empty, and no fetch filled it", hint) from None
         except (ValueError, KeyError, TypeError, AttributeError):
@@ -51,6 +54,7 @@ class Record:
         if recorded != source:
             for name in files:
                 (folder / name).unlink(missing_ok=True)
+            shutil.rmtree(folder / UNPACKED, ignore_errors=True)
             record.files = {}
         record._save()
         return record
@@ -64,6 +68,10 @@ class Record:
         return all(
             path.is_file() and path.stat().st_size == entry.bytes and hash_file(path) == entry.sha256 for path in paths
         )
+
+    def find(self, prefix: str) -> str:
+        """The name of the finished file that begins with `prefix` and still is what it was; "" without one."""
+        return next((name for name in sorted(self.files) if name.startswith(prefix) and self.has(name)), "")
 
     def add(self, name: str, size: int, sha256: str) -> None:
         self.files[name] = Finished(size, sha256)
@@ -84,7 +92,7 @@ class Record:
 
     def _save(self) -> None:
         path = self._folder / FILE_NAME
-        temporary = path.with_name(FILE_NAME + ".part")
+        temporary = path.with_name(_PART)
         value = {"source": self._source, "files": {name: asdict(entry) for name, entry in sorted(self.files.items())}}
         with temporary.open("w", encoding="utf-8") as file:
             json.dump(value, file)

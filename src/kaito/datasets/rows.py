@@ -7,6 +7,9 @@ from typing import Any
 
 from kaito.failure import DataFailure
 
+_LONGEST_NAME = 40
+_MOST_WORDS = 5
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -38,7 +41,36 @@ class Problem:
     remedy: str
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.column}: {self.rule}: {self.remedy}"
+        return f"{self.place}: {self.what}: {self.remedy}"
+
+    @property
+    def place(self) -> str:
+        return f"{self.file}:{self.line}"
+
+    @property
+    def what(self) -> str:
+        return f"{self.column}: {self.rule}"
+
+    @property
+    def kind(self) -> tuple[str, str, str, str]:
+        """Equal for problems of one file that differ in their line alone."""
+        return self.file, self.column, self.rule, self.remedy
+
+
+def shown(name: object) -> str:
+    """A name that the data have (of a column, of a key) for messages and logs; "…" for what may be more than a name: a
+    sentence of a row that was taken for a header, or characters that a terminal obeys."""
+    text = str(name)
+    is_name = len(text) <= _LONGEST_NAME and len(text.split()) <= _MOST_WORDS and text.isprintable()
+    return text if is_name else "…"
+
+
+def require_characters(text: str, column: str) -> None:
+    """Raises RowError for half of a surrogate pair: JSON can write one, UTF-8 and tokenizers cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RowError("a broken character (half of a surrogate pair)", column, "mend the escape \\uD8xx") from error
 
 
 def located(error: RowError, file: str, line: int) -> Problem:

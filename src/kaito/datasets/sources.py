@@ -11,15 +11,16 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from kaito.contract import digest_of
-from kaito.datasets.files import DataFile, hash_file, recognise, scan_folder
-from kaito.datasets.record import Finished, Record
+from kaito.datasets.files import DataFile, Refused, hash_file, how_to_give_data, recognise, scan_folder
+from kaito.datasets.record import UNPACKED, Finished, Record
 from kaito.failure import DataFailure
 from kaito.program import report
-from kaito.transfer import build_client, download, require_free_space
+from kaito.transfer import Downloaded, build_client, download, require_free_space
 
 # From this size on a file of the same file system is linked, not copied: both names then show the same content.
 LINKED_BYTES = 256 << 20
@@ -56,34 +57,54 @@ def fetch_urls(urls: Sequence[str], out: Path, record: Record, access: Access) -
     with build_client(allow_hosts=access.allow_hosts) as client:
         done = 0
         for index, url in enumerate(urls):
-            name = name_of(index, url)
-            if not record.has(name):
-                found = download(client, url, out / name, headers=_headers(url, access.token), progress=_reporter(done))
-                _require_data(out / name, name)
-                record.add(name, found.bytes, found.sha256)
+            prefix = f"{index:03d}-"
+            name = record.find(prefix)
+            if not name:
+                found = download(
+                    client,
+                    url,
+                    out / f"{index:03d}",
+                    headers=_headers(url, access.token),
+                    progress=_reporter(done),
+                    place=partial(_place, record, out, prefix),
+                )
+                name = found.path.name
             done += record.files[name].bytes
 
 
-def name_of(index: int, url: str) -> str:
-    """`000-train.parquet`: the place in the list and the last segment of the path, without the query."""
-    segment = unquote(urlsplit(url).path.rstrip("/").rsplit("/", 1)[-1])
-    safe = re.sub(r"[^A-Za-z0-9._-]+", "-", segment).strip("-.")[-_LONGEST_NAME:]
-    return f"{index:03d}-{safe or 'data'}"
+def _place(record: Record, out: Path, prefix: str, found: Downloaded) -> Path:
+    """Where a file of an address goes, and the record of it. What is not data is thrown away, and asked for again."""
+    name = prefix + safe_name(found.name)
+    try:
+        if recognise(found.path, name) is None:
+            raise DataFailure(f"{name} is not a data file", "name addresses of data files alone")
+    except DataFailure:
+        found.path.unlink()
+        raise
+    record.keep_only({other for other in record.files if not other.startswith(prefix)})
+    record.add(name, found.bytes, found.sha256)
+    return out / name
+
+
+def safe_name(name: str) -> str:
+    """A file's name, as its server or its address has it, without what a shell or a file system stumbles over."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[-_LONGEST_NAME:] or "data"
 
 
 def fetch_folder(folder: Path, out: Path, record: Record) -> None:
     """Copy the data files of a folder, or one file. Large ones of the same file system become hard links."""
     files = _files_of(folder)
     record.keep_only({file.name for file in files})
-    require_free_space(out, sum(file.bytes for file in files if file.bytes < LINKED_BYTES))
+    finished = {file.name for file in files if record.has(file.name, like=file.path)}
+    missing = [file for file in files if file.name not in finished]
+    require_free_space(out, sum(file.bytes for file in missing if file.bytes < LINKED_BYTES))
     total = sum(file.bytes for file in files)
-    done = 0
-    for file in files:
-        if not record.has(file.name, like=file.path):
-            target = out / file.name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _copy(file, target)
-            record.add(file.name, target.stat().st_size, hash_file(target))
+    done = total - sum(file.bytes for file in missing)
+    for file in missing:
+        target = out / file.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _copy(file, target)
+        record.add(file.name, target.stat().st_size, hash_file(target))
         done += file.bytes
         report(done, total, "bytes")
 
@@ -92,49 +113,48 @@ def fetch_image(image: str, out: Path, record: Record, access: Access) -> None:
     """The data files of `/data` in an OCI image. Raises RegistryFailure, TemporaryFailure, ConfigFailure too."""
     from kaito.oci import Credentials, Reference, pull
 
-    if record.files and all(record.has(name) for name in record.files):
+    finished = {name: entry for name, entry in record.files.items() if record.has(name)}
+    unpacked = out / UNPACKED  # in the same file system, hidden from every reader of data files
+    if finished and len(finished) == len(record.files):
+        shutil.rmtree(unpacked, ignore_errors=True)
         return
-    unpacked = out / ".image"  # in the same file system, hidden from every reader of data files
-    shutil.rmtree(unpacked, ignore_errors=True)
-    pull(
-        Reference.parse(image),
-        unpacked,
-        credentials=Credentials.load(access.credentials),
-        allow_hosts=access.allow_hosts,
-        progress=_reporter(0),
-    )
-    hashes = {file.name: Finished(file.bytes, hash_file(file.path)) for file in scan_folder(unpacked).files}
-    record.announce(hashes)
-    for name in hashes:
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
-        (unpacked / name).replace(out / name)
+    if not unpacked.exists():
+        finished = {}  # the image may be another one by now
+        pull(
+            Reference.parse(image),
+            unpacked,
+            credentials=Credentials.load(access.credentials),
+            allow_hosts=access.allow_hosts,
+            progress=_reporter(0),
+        )
+    try:
+        files = scan_folder(unpacked, keep_refused=True).claimed
+    except DataFailure:
+        shutil.rmtree(unpacked)
+        raise
+    record.announce(finished | {file.name: Finished(file.bytes, hash_file(file.path)) for file in files})
+    for file in files:
+        (out / file.name).parent.mkdir(parents=True, exist_ok=True)
+        file.path.replace(out / file.name)
     shutil.rmtree(unpacked)
 
 
-def _require_data(path: Path, name: str) -> None:
-    """Refuse what is not data, and forget it: the next start asks the address again."""
-    try:
-        found = recognise(path, name)
-    except DataFailure:
-        path.unlink()
-        raise
-    if found is None:
-        path.unlink()
-        raise DataFailure(f"{name} is not a data file", "name addresses of data files alone")
-
-
-def _files_of(folder: Path) -> tuple[DataFile, ...]:
+def _files_of(folder: Path) -> tuple[DataFile | Refused, ...]:
     if folder.is_file():
         found = recognise(folder, folder.name)
         if found is None:
-            raise DataFailure(f"{folder} is not a data file", "give JSON lines, a JSON array or parquet")
+            raise DataFailure(f"{folder} is not a data file", how_to_give_data([folder.name]))
         return (DataFile(folder, folder.name, found, folder.stat().st_size),)
     if not folder.is_dir():
-        raise DataFailure(f"{folder} does not exist", "name a folder with data files", reason="DataNotFound")
-    return scan_folder(folder).files
+        hint = "tuning.input.volumeSource.hostPath.path names a folder with data files"
+        raise DataFailure(f"{folder} does not exist", hint, reason="DataNotFound")
+    files = scan_folder(folder, keep_refused=True).claimed  # which of them are meant, the configuration says
+    if not files:
+        raise DataFailure(f"no data file in {folder}: it is empty", how_to_give_data([]), reason="NoData")
+    return files
 
 
-def _copy(file: DataFile, target: Path) -> None:
+def _copy(file: DataFile | Refused, target: Path) -> None:
     part = target.with_name(target.name + ".part")
     part.unlink(missing_ok=True)
     source = file.path.resolve()

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from kaito.datasets.rows import RowError
+from kaito.datasets.rows import RowError, require_characters
 from kaito.datasets.templates import ChatTemplate
 
 Messages = Sequence[dict[str, Any]]
 
 _PRIVATE_USE = range(0xE000, 0xF900)
+_LONGEST_TOKEN = 200  # characters of a special token and the white space before it
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +30,20 @@ class Span:
 
 
 def locate_answers(
-    template: ChatTemplate, messages: Messages, end_tokens: re.Pattern[str], trained_from: int = 0
+    template: ChatTemplate, messages: Messages, end_tokens: re.Pattern[str], turns: Sequence[int]
 ) -> tuple[str, list[Span]]:
-    """The rendered conversation and the spans of the assistant's turns from index `trained_from` on, in order.
+    """The rendered conversation and the spans of the assistant's turns of these indices, which ascend.
 
     `end_tokens` matches, at its start, white space and one of the tokenizer's special tokens. Raises RowError where
     the template refuses the conversation or an answer cannot be found in its text.
     """
     text = template.render(messages)
-    turns = [i for i, message in enumerate(messages) if message["role"] == "assistant" and i >= trained_from]
+    require_characters(text, "messages")  # contents are checked; other fields of a turn may be placed too
     ends = _content_ends(template, messages, turns, text)
+    _require_other_turns(template, messages, text)
     if ends is None:
         if template.has_generation_marks:
-            return text, _generation_spans(template, messages, len(turns), text, end_tokens)
+            return text, _generation_spans(template, messages, turns, text, end_tokens)
         rule = f"the chat template of {template.origin} does not reproduce the assistant's text"
         raise RowError(rule, "messages", "choose another ModelConfig.chat_template, or mark it with {% generation %}")
     spans: list[Span] = []
@@ -49,11 +51,10 @@ def locate_answers(
         after = spans[-1].end if spans else 0
         start = _answer_start(template, messages, turn, text, after, content_end)
         spans.append(_close(template, messages, turn, text, start, content_end, end_tokens))
-    _require_other_turns(template, messages, text)
     return text, spans
 
 
-def _content_ends(template: ChatTemplate, messages: Messages, turns: list[int], text: str) -> list[int] | None:
+def _content_ends(template: ChatTemplate, messages: Messages, turns: Sequence[int], text: str) -> list[int] | None:
     """Where each answer's content ends in `text`; None if the template does not keep the end of a content."""
     for strip in (str, str.rstrip, str.strip):
         mark, _ = _unused_characters(text)
@@ -158,7 +159,7 @@ def _close(
     if not text.startswith(ending, content_end):
         return Span(start, content_end, closed=False)
     end = content_end + len(ending)
-    return Span(start, end, closed=_last_end_token(text, start, end, end_tokens) is not None)
+    return Span(start, end, closed=ends_with_token(text, start, end, end_tokens))
 
 
 def _tail_alone(template: ChatTemplate, messages: Messages) -> str:
@@ -168,16 +169,22 @@ def _tail_alone(template: ChatTemplate, messages: Messages) -> str:
     return text[ends[0] :] if text is not None and ends else ""
 
 
+def ends_with_token(text: str, start: int, end: int, end_tokens: re.Pattern[str]) -> bool:
+    """Whether `text[start:end]` ends with a special token, white space after it left aside."""
+    return _last_end_token(text, start, end, end_tokens) is not None
+
+
 def _last_end_token(text: str, start: int, end: int, end_tokens: re.Pattern[str]) -> int | None:
     """Where the end token stops that closes `text[start:end]`, white space after it left aside."""
     stop = start + len(text[start:end].rstrip())
-    return next((match.end() for match in end_tokens.finditer(text, start, end) if match.end() == stop), None)
+    begin, end = max(start, stop - _LONGEST_TOKEN), min(end, stop + _LONGEST_TOKEN)  # all would take squares of blanks
+    return next((match.end() for match in end_tokens.finditer(text, begin, end) if match.end() == stop), None)
 
 
 def _generation_spans(
-    template: ChatTemplate, messages: Messages, wanted: int, text: str, end_tokens: re.Pattern[str]
+    template: ChatTemplate, messages: Messages, turns: Sequence[int], text: str, end_tokens: re.Pattern[str]
 ) -> list[Span]:
-    """The last `wanted` of the `{% generation %}` blocks, each with its end token if it stands behind the block."""
+    """The `{% generation %}` blocks of these turns, each with its end token if it stands behind the block."""
     marks = _unused_characters(text)
     spans: list[Span] = []
     place = start = 0
@@ -191,19 +198,33 @@ def _generation_spans(
             spans.append(Span(start, end, closed=stop is not None or behind is not None))
         else:
             place += len(block)
-    answers = sum(message["role"] == "assistant" for message in messages)
-    if len(spans) != answers:
-        rule = f"the chat template marks {len(spans)} generations for {answers} assistant turns"
+    answers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+    if len(spans) != len(answers):
+        rule = f"the chat template marks {len(spans)} generations for {len(answers)} assistant turns"
         raise RowError(rule, "messages", "choose another ModelConfig.chat_template")
-    return spans[answers - wanted :]
+    return [span for index, span in zip(answers, spans, strict=True) if index in turns]
 
 
 def _require_other_turns(template: ChatTemplate, messages: Messages, text: str) -> None:
-    """A template that drops a system or user turn without a word would train an answer to another question."""
-    for index, message in enumerate(messages):
-        if message["role"] != "assistant" and message["content"].strip() not in text:
-            rule = f"the chat template of {template.origin} drops a {message['role']} turn"
-            raise RowError(rule, f"messages[{index}]", "remove the turn, or choose another ModelConfig.chat_template")
+    """A template that drops a system or user turn without a word would train an answer to another question.
+
+    Each content is marked with its number, at its end, and where a template cuts that off at its beginning.
+    """
+    left = {index for index, message in enumerate(messages) if message["role"] != "assistant"}
+    mark, _ = _unused_characters(text)
+    for is_behind in (True, False):
+        marked = []
+        for index, message in enumerate(messages):
+            number = f"{mark}{index}{mark}" if index in left else ""
+            content = message["content"]
+            marked.append({**message, "content": content + number if is_behind else number + content})
+        rendered = _try_render(template, marked) if left else None
+        if rendered is not None:
+            left -= {int(number) for number in re.findall(rf"{mark}(\d+){mark}", rendered)}
+    for index in sorted(left):
+        message = messages[index]
+        rule = f"the chat template of {template.origin} drops a {message['role']} turn"
+        raise RowError(rule, f"messages[{index}]", "remove the turn, or choose another ModelConfig.chat_template")
 
 
 def _unused_characters(text: str) -> tuple[str, str]:

@@ -28,10 +28,10 @@ class ChatTemplate:
     def __init__(self, text: str, origin: str, special_tokens: Mapping[str, str]) -> None:
         self.text = text
         self.origin = origin
-        self._special_tokens = dict(special_tokens)
+        self.special_tokens = dict(special_tokens)
         self._generation_marks: tuple[str, str] | None = None
         try:
-            self._template = self._build_environment().from_string(text)
+            self._template = self._compile()
         except jinja2.TemplateError as error:
             line = getattr(error, "lineno", None)
             where = f" line {line}" if line else ""
@@ -48,11 +48,11 @@ class ChatTemplate:
         """The text of a conversation. Raises RowError where the template refuses it."""
         try:
             return self._template.render(
-                messages=[dict(message) for message in messages],
+                messages=[self._copy(message) for message in messages],
                 tools=None,
                 documents=None,
                 add_generation_prompt=add_generation_prompt,
-                **self._special_tokens,
+                **self.special_tokens,
             )
         except (jinja2.TemplateError, TypeError, ValueError, KeyError, ArithmeticError, RecursionError) as error:
             # What a template says may quote the row; only what stands in the template itself is shown.
@@ -69,10 +69,13 @@ class ChatTemplate:
         finally:
             self._generation_marks = None
 
-    def _build_environment(self) -> jinja2.Environment:
-        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
-        )
+    def _copy(self, message: Message) -> dict[str, Any]:
+        return dict(message)
+
+    def _compile(self) -> jinja2.Template:
+        return self._equip(jinja2.sandbox.ImmutableSandboxedEnvironment(**ENVIRONMENT)).from_string(self.text)
+
+    def _equip(self, environment: jinja2.Environment) -> jinja2.Environment:
         environment.filters["tojson"] = _to_json
         environment.globals["raise_exception"] = _raise_exception
         environment.globals["strftime_now"] = _strftime_now
@@ -97,7 +100,7 @@ def load_template(model_folder: Path, setting: str | None, special_tokens: Mappi
     if setting:
         if any(character in setting for character in "{}\n"):
             return ChatTemplate(setting, "ModelConfig.chat_template", special_tokens)
-        return ChatTemplate(_read_shipped(setting), setting, special_tokens)
+        return ChatTemplate(read_shipped(setting), setting, special_tokens)
     own = model_folder / "chat_template.jinja"
     if own.is_file():
         return ChatTemplate(_read_text(own), own.name, special_tokens)
@@ -139,7 +142,8 @@ def _shipped_folder() -> Any:
     return resources.files("kaito.datasets") / "chat_templates"
 
 
-def _read_shipped(setting: str) -> str:
+def read_shipped(setting: str) -> str:
+    """The text of one of our templates, by its name or by KAITO's path. Raises ConfigFailure."""
     name = setting.removeprefix("/workspace/chat_templates/").removesuffix(".jinja")
     if name not in shipped_names():
         hint = f"shipped templates: {', '.join(shipped_names())}; or write the template's text into the setting"
@@ -160,6 +164,13 @@ class _Generation(jinja2.ext.Extension):
     def _render(self, caller: Callable[[], str]) -> str:
         mark: Callable[[str], str] = self.environment.mark_generation  # type: ignore[attr-defined]  # set by extend()
         return mark(caller())
+
+
+ENVIRONMENT: dict[str, Any] = {
+    "trim_blocks": True,
+    "lstrip_blocks": True,
+    "extensions": [_Generation, jinja2.ext.loopcontrols],
+}
 
 
 class _PlainDict:

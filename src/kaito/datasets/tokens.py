@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 
 from kaito.datasets.templates import read_json
-from kaito.failure import ModelFailure
+from kaito.failure import ConfigFailure, ModelFailure
 
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -26,9 +26,13 @@ class Tokens:
     prefix_ids: tuple[int, ...]
     end_tokens: re.Pattern[str]
 
-
-def has_tokenizer(model_folder: Path) -> bool:
-    return (model_folder / "tokenizer.json").is_file()
+    def with_eos(self, text: str) -> Tokens:
+        """The same with another end token. Raises ConfigFailure where the vocabulary has no such token."""
+        eos_id = self.tokenizer.token_to_id(text)
+        if eos_id is None:
+            hint = "name a token of the base model's vocabulary, or leave the key out"
+            raise ConfigFailure(f"TrainingArguments.eos_token: the tokenizer has no token {text!r}", hint)
+        return replace(self, special_tokens={**self.special_tokens, "eos_token": text}, eos_id=eos_id)
 
 
 def load_tokens(model_folder: Path) -> Tokens:
@@ -50,11 +54,14 @@ def load_tokens(model_folder: Path) -> Tokens:
     eos_id = tokenizer.token_to_id(special["eos_token"]) if "eos_token" in special else None
     if eos_id is None:
         eos_id = _eos_of_config(model_folder, tokenizer)
+    prefix_ids = _prefix_ids(tokenizer, config, special)
+    # All texts are encoded without what it adds; and it may move offsets, which say what is learnt, past white space.
+    tokenizer.post_processor = None
     return Tokens(
         tokenizer=tokenizer,
         special_tokens=special,
         eos_id=eos_id,
-        prefix_ids=_prefix_ids(tokenizer, config, special),
+        prefix_ids=prefix_ids,
         end_tokens=_end_tokens(tokenizer),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from kaito.hub.files import RepoFile
@@ -27,13 +28,16 @@ def hash_files(paths: Mapping[str, Path], progress: Callable[[int, int], None]) 
     return hashes
 
 
-def is_intact(path: Path, expected: RepoFile, progress: Callable[[int, int], None]) -> bool:
-    """Whether the file is there with the content that the repository tells."""
-    if not path.is_file() or path.stat().st_size != expected.bytes:
-        return False
+def has_content(path: Path, expected: RepoFile, progress: Callable[[int, int], None]) -> bool:
+    """Whether the file has the content that its repository tells."""
     if expected.sha256:
         return hash_files({"": path}, progress)[""] == expected.sha256
-    return not expected.blob or blob_sha1(path) == expected.blob
+    return blob_sha1(path) == expected.blob
+
+
+def with_sha256(file: RepoFile, path: Path) -> RepoFile:
+    """The file with the SHA-256 of its content, which lies at `path`: the same wherever the model comes from."""
+    return file if file.sha256 else replace(file, sha256=hash_files({"": path}, lambda _done, _total: None)[""])
 
 
 def blob_sha1(path: Path) -> str:

@@ -16,7 +16,15 @@ _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _HEADS = ("num_attention_heads", "n_head", "n_heads")
 _KV_HEADS = ("num_key_value_heads", "n_head_kv", "n_kv_heads", "num_kv_heads")
 _HEAD_DIM = ("head_dim", "attention_head_dim")
-_INTERMEDIATE = ("intermediate_size", "ffn_hidden_size", "n_inner", "ffn_dim", "ffn_dim_override")
+# Of a mixture without dense layers: the width of one expert.
+_INTERMEDIATE = (
+    "intermediate_size",
+    "ffn_hidden_size",
+    "n_inner",
+    "ffn_dim",
+    "ffn_dim_override",
+    "moe_intermediate_size",
+)
 _DEFAULT_CONTEXT = 2048
 _KV_BYTES = 2
 

@@ -23,10 +23,18 @@ _METADATA = frozenset(
         "special_tokens_map.json",
         "added_tokens.json",
         "vocab.json",
+        "vocab.txt",
         "merges.txt",
+        "spiece.model",
+        "tiktoken.model",
         "chat_template.jinja",
+        "chat_template.json",
+        "preprocessor_config.json",
+        "processor_config.json",
     }
 )
+_CODE = ".py"  # of a model that transformers does not know; it runs with trust_remote_code alone
+_LEGAL = ("readme.md", "license", "licence", "notice", "use_policy", "usage_policy")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _NOT_WEIGHTS = ("consolidated", "adapter_model", "training_args", "optimizer")
 
@@ -40,12 +48,22 @@ class RepoFile:
     sha256: str = ""
     blob: str = ""
 
+    @property
+    def address(self) -> str:
+        """The name of its content in a cache."""
+        return f"sha256-{self.sha256}" if self.sha256 else f"git-{self.blob}"
+
 
 def metadata_names(names: Sequence[str]) -> list[str]:
     """Configuration, tokenizer and template files, sorted. Raises ModelFailure where it is no model to load."""
     if CONFIG not in names:
         raise _not_a_model(names)
-    return sorted(name for name in names if name in _METADATA)
+    return sorted(name for name in names if name in _METADATA or (name.endswith(_CODE) and "/" not in name))
+
+
+def legal_names(names: Sequence[str]) -> list[str]:
+    """The model's card and its terms, sorted: what has to go with a copy of it."""
+    return sorted(name for name in names if "/" not in name and name.lower().startswith(_LEGAL))
 
 
 def weight_names(names: Sequence[str], index: Mapping[str, object] | None) -> list[str]:

@@ -6,14 +6,14 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 
 import httpx
 
-from kaito.failure import ConfigFailure, Failure, ModelFailure, TemporaryFailure
-from kaito.hub.digests import is_intact
+from kaito.failure import ConfigFailure, Failure, ModelFailure, NoSpaceFailure, TemporaryFailure
+from kaito.hub.digests import has_content
 from kaito.hub.files import RepoFile
 from kaito.hub.repository import Progress
 from kaito.transfer import DigestMismatch, HostRefused, NoSpace, TransferError, build_client, download, send
@@ -23,6 +23,9 @@ DEFAULT_ENDPOINT = "https://huggingface.co"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 _REFUSALS = (401, 403, 404)
 _MOST_PAGES = 1000
+_UNREACHABLE = (
+    "check the network and the proxy; HF_ENDPOINT names a mirror; without a network use a folder or an oci:// image"
+)
 
 
 class HuggingFaceRepository:
@@ -54,7 +57,7 @@ class HuggingFaceRepository:
         api = f"{self._endpoint}/api/models/{self._repo}"
         info = self._get_json(f"{api}/revision/{quote(revision, safe='')}", revision)
         if not isinstance(info, dict) or not re.fullmatch(r"[0-9a-f]{40,64}", str(info.get("sha"))):
-            raise ModelFailure(f"{self._endpoint} does not answer as a hub does", "check HF_ENDPOINT")
+            raise self._no_hub()
         self.commit = str(info["sha"])
         self.gated = bool(info.get("gated"))
         counted = info.get("safetensors")
@@ -71,10 +74,12 @@ class HuggingFaceRepository:
                     if entry.get("type") == "file":
                         lfs = entry.get("lfs") or {}
                         path, size = str(entry["path"]), int(lfs.get("size", entry["size"]))
+                        if ".." in PurePosixPath(path).parts or path.startswith("/"):
+                            raise ValueError(f"{path} leads out of the repository")
                         sha256 = str(lfs.get("oid", "")).removeprefix("sha256:")
-                        files[path] = RepoFile(path, size, sha256, "" if sha256 else str(entry.get("oid", "")))
+                        files[path] = RepoFile(path, size, sha256, "" if sha256 else _blob(entry["oid"]))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise ModelFailure(f"{self._endpoint} does not answer as a hub does", "check HF_ENDPOINT") from error
+                raise self._no_hub() from error
             following = response.links.get("next", {}).get("url")
             if not following:
                 return files
@@ -99,13 +104,8 @@ class HuggingFaceRepository:
             response.close()
         return bytes(content[start:wanted] if response.status_code == 200 else content[:wanted])
 
-    def copy(self, name: str, target: Path) -> None:
-        self.place(name, target, lambda _done, _total: None)
-
-    def place(self, name: str, target: Path, progress: Progress) -> None:
+    def fetch(self, name: str, target: Path, progress: Progress) -> None:
         file = self.files[name]
-        if is_intact(target, file, progress):
-            return
         try:
             download(
                 self._client,
@@ -118,7 +118,7 @@ class HuggingFaceRepository:
             )
         except TransferError as error:
             raise self._transfer_failure(error) from error
-        if not file.sha256 and not is_intact(target, file, progress):
+        if not file.sha256 and not has_content(target, file, progress):
             target.unlink()
             raise TemporaryFailure(f"{name} of {self._repo} arrived damaged", "the same download may succeed later")
 
@@ -129,7 +129,7 @@ class HuggingFaceRepository:
         try:
             return json.loads(self._get(url, revision).content)
         except ValueError as error:
-            raise ModelFailure(f"{self._endpoint} does not answer as a hub does", "check HF_ENDPOINT") from error
+            raise self._no_hub() from error
 
     def _get(
         self, url: str, revision: str, *, headers: Mapping[str, str] | None = None, stream: bool = False
@@ -150,10 +150,17 @@ class HuggingFaceRepository:
             raise self._refusal(response, revision)
         return response
 
+    def _no_hub(self) -> ModelFailure:
+        return ModelFailure(f"{self._endpoint} does not answer as a hub does", "check HF_ENDPOINT", reason="NotAHub")
+
     def _refusal(self, response: httpx.Response, revision: str) -> ModelFailure:
-        """What a 401, 403 or 404 means: the hub says it in a header."""
+        """What a 401, 403 or 404 means: the hub says it in two headers."""
         code = response.headers.get("x-error-code", "")
+        said = re.sub(r"[^\x20-\x7e]+", " ", response.headers.get("x-error-message", ""))[:200]
         with_token = bool(self._headers)
+        if said == "Access to this resource is disabled.":
+            hint = "its owner or the hub has withdrawn it: choose another model"
+            return ModelFailure(f"model {self._repo} is disabled on {self._endpoint}", hint, reason="ModelDisabled")
         if code == "GatedRepo":
             page = f"{self._endpoint}/{self._repo}"
             hint = (
@@ -168,6 +175,10 @@ class HuggingFaceRepository:
         if with_token and response.status_code == 401 and not code:
             hint = "give a token that is valid (HF_TOKEN)"
             return ModelFailure(f"{self._endpoint} refuses the token", hint, reason="TokenInvalid")
+        if with_token and response.status_code == 403 and not code:
+            hint = "give the token this right on the hub, or give another one (HF_TOKEN)"
+            message = f"the token may not read model {self._repo}" + (f": {said}" if said else "")
+            return ModelFailure(message, hint, reason="TokenDenied")
         hint = "check the id" + (
             "; if the model is private, the token needs access to it"
             if with_token
@@ -180,9 +191,16 @@ class HuggingFaceRepository:
             hint = "if this host is meant, allow it: KAITO_ALLOW_HOSTS"
             return ConfigFailure(str(error), hint, reason="HostRefused")
         if isinstance(error, NoSpace):
-            return TemporaryFailure(str(error), "free some space; finished files are kept", reason="NoSpace")
+            return NoSpaceFailure(str(error), "free some space; finished files are kept")
         if error.status in (401, 403):
             return ModelFailure(str(error), "the token needs access to this model (HF_TOKEN)", reason="ModelGated")
         if isinstance(error, DigestMismatch) or error.retryable:
-            return TemporaryFailure(str(error), "the hub may answer later")
+            is_unreachable = error.status is None and not isinstance(error, DigestMismatch)
+            return TemporaryFailure(str(error), _UNREACHABLE if is_unreachable else "the hub may answer later")
         return ModelFailure(str(error), "check the id, the revision and HF_ENDPOINT")
+
+
+def _blob(oid: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{40}", oid):
+        raise ValueError(f"{oid!r} names no content")
+    return oid

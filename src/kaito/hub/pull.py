@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kaito.failure import TemporaryFailure
-from kaito.hub.resolve import add_arguments, progress_reporter, require_commit, say
-from kaito.program import read_token, report, run_program
+from kaito.failure import NoSpaceFailure
+from kaito.hub.resolve import add_arguments, progress_reporter, remember, require_commit, say, source_of
+from kaito.program import report, run_program
+
+if TYPE_CHECKING:
+    from kaito.hub.repository import Source
 
 RECORD = ".pulled.json"
 """In the model's folder once it is whole: without it a runner pulls again."""
@@ -23,51 +27,66 @@ EXAMPLE = """example:
 def main(argv: list[str]) -> dict[str, Any]:
     parser = argparse.ArgumentParser(
         prog="python -m kaito.hub.pull",
-        description="Fetch a base model. A folder is linked, not copied; a broken download goes on.",
+        description="Fetch a base model, once a machine. Weights are linked, not copied; a broken download goes on.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_arguments(parser)
     options = parser.parse_args(argv)
-    return pull(options.repo, options.revision, options.out, read_token(options.token_file))
+    return pull_source(source_of(options), options.out, options.cache)
 
 
-def pull(repo: str, revision: str, out: Path, token: str = "") -> dict[str, Any]:
-    """Fill `out` with the model's files; returns {commit, bytes, files_digest}.
+def pull(repo: str, revision: str, out: Path, token: str = "", credentials: Sequence[Path] = ()) -> dict[str, Any]:
+    """`pull_source` with the machine's own cache."""
+    from kaito.hub.repository import Source
 
-    May be interrupted anywhere and called again. Raises ModelFailure (also ModelChanged: a folder is no longer what
-    was resolved), ConfigFailure, TemporaryFailure.
+    return pull_source(Source(repo, revision, token, credentials), out)
+
+
+def pull_source(source: Source, out: Path, cache_folder: Path | None = None) -> dict[str, Any]:
+    """Fill `out` with the model's files, weights linked from the cache; returns {commit, bytes, files_digest}.
+
+    May be interrupted anywhere and called again, and by several processes at once: a file is fetched once a machine.
+    Raises ModelFailure (also ModelChanged: a folder is no longer what was resolved), RegistryFailure, ConfigFailure,
+    TemporaryFailure.
     """
+    from kaito.hub.cache import ModelCache
+    from kaito.hub.digests import with_sha256
     from kaito.hub.files import digest_of_repo_files
-    from kaito.hub.repository import FolderRepository, model_files, open_repository
+    from kaito.hub.place import copy_file, link_file
+    from kaito.hub.repository import model_files, open_repository
     from kaito.transfer import NoSpace, require_free_space
 
-    repository = open_repository(repo, revision, token, progress_reporter())
-    require_commit(repository, revision)
-    files = [repository.files[name] for name in model_files(repository)]
-    total = sum(file.bytes for file in files)
-    out.mkdir(parents=True, exist_ok=True)
-    if not isinstance(repository, FolderRepository):
-        missing = sum(file.bytes - _present(out / file.path) for file in files)
-        try:
-            require_free_space(out, max(0, missing))
-        except NoSpace as error:
-            raise TemporaryFailure(str(error), "free some space; finished files are kept", reason="NoSpace") from error
-    done = 0
-    for file in files:
-        repository.place(file.path, out / file.path, _shifted(progress_reporter(), done, total))
-        done += file.bytes
-        report(done, total, "bytes")
-        say(f"{file.path}  {file.bytes} bytes  {'sha256:' + file.sha256 if file.sha256 else 'git:' + file.blob}")
-    result = {"commit": repository.commit, "bytes": total, "files_digest": digest_of_repo_files(files)}
+    cache = ModelCache(cache_folder)
+    with nullcontext() if source.is_folder else cache.in_use():
+        repository = open_repository(source, cache, progress_reporter(), say)
+        require_commit(repository, source)
+        names = model_files(repository)
+        files = [repository.files[name] for name in names]
+        total = sum(file.bytes for file in files)
+        out.mkdir(parents=True, exist_ok=True)
+        if not source.is_folder:
+            try:
+                require_free_space(cache.blobs, sum(cache.bytes_missing(file) for file in files))
+            except NoSpace as error:
+                hint = f"free some space (kaito gc); finished files are kept in {cache.folder}"
+                raise NoSpaceFailure(str(error), hint) from error
+        done = 0
+        placed = []
+        for file in files:
+            if file.path.endswith(".safetensors"):
+                tell = _shifted(progress_reporter(), done, total)
+                link_file(repository, file.path, out / file.path, cache, tell)
+            else:
+                copy_file(repository, file.path, out / file.path, cache)
+            placed.append(file if file.path.endswith(".safetensors") else with_sha256(file, out / file.path))
+            done += file.bytes
+            report(done, total, "bytes")
+            say(f"{file.path}  {file.bytes} bytes  {file.address}")
+        remember(source, repository, names, cache, repository.parameters)
+    result = {"commit": repository.commit, "bytes": total, "files_digest": digest_of_repo_files(placed)}
     (out / RECORD).write_text(json.dumps(result), encoding="utf-8")
     return result
-
-
-def _present(path: Path) -> int:
-    """Bytes of a file that are on the disk, finished or not."""
-    part = path.with_name(path.name + ".part")
-    return next((found.stat().st_size for found in (path, part) if found.is_file()), 0)
 
 
 def _shifted(tell: Callable[[int, int], None], before: int, total: int) -> Callable[[int, int], None]:

@@ -30,12 +30,13 @@ class Unreadable(Exception):
 @dataclass(frozen=True, slots=True)
 class Desired:
     """`workspace.json`. `workspace` is the document as typed, its folders absolute; `configs` are the ConfigMaps that
-    it names, by name."""
+    it names, by name. `applied`: when the file was read (seconds since 1970), 0 where that is not known."""
 
     workspace: Mapping[str, Any]
     configs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     allow_hosts: tuple[str, ...] = ()
     asked: Asked = field(default_factory=Asked)
+    applied: float = 0.0
 
 
 def save_desired(key: Key, desired: Desired) -> None:

@@ -17,14 +17,17 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from kaito.contract import Job, JobFile, Plan, Refusal, to_json
-from kaito.failure import ExitCode
+from kaito.failure import ExitCode, Failure, is_disk_full
+from kaito.hub.cache import CACHE_VARIABLE, default_cache
 from kaito.local.ending import Ending, forget_ending, read_termination, save_ending
 from kaito.local.home import Key, run_folder
 from kaito.local.lock import engine_lock
-from kaito.local.observe import View, checkpoint_step, job_run, run_number, view
-from kaito.plan import Attempt, Done, Failed, Runs, Start, Wait, next_attempt
+from kaito.local.observe import View, job_run, run_number, view
+from kaito.plan import Attempt, Done, Failed, Runs, Start, Wait, next_attempt, request_of
 from kaito.program import PARENT_VARIABLE
 from kaito.runner.files import replace_text
+from kaito.runner.progress import checkpoint_step
+from kaito.runner.reserve import disk_full, take_reserve, with_reserve
 
 TICK_SECONDS = 0.2
 STATUS_SECONDS = 1.0
@@ -66,17 +69,21 @@ class Engine:
         """Run to the end: succeeded, failed, waiting, refused or stopped. Raises AlreadyRunning, Unreadable."""
         with engine_lock(self.key):
             forget_ending(self.folder)
+            given_up: Refusal | None = None
             try:
                 decision = self._converge()
+                if isinstance(decision, Failed):
+                    given_up = Refusal(decision.reason, f"{decision.step}: {decision.message}", decision.hint)
+            except OSError as error:
+                if not is_disk_full(error):
+                    raise
+                given_up = _refusal(disk_full(error, self.folder))
             finally:
                 self._end_runner()
-            given_up = (
-                Refusal(decision.reason, f"{decision.step}: {decision.message}", decision.hint)
-                if isinstance(decision, Failed)
-                else None
-            )
-            save_ending(self.folder, Ending(stopped=self._stopping.is_set(), given_up=given_up))
-            return self._observe(attended=False)
+            ending = Ending(stopped=self._stopping.is_set(), given_up=given_up)
+            with suppress(OSError):  # a full disk: whoever asks later sees `Interrupted`
+                with_reserve(self.folder, lambda: save_ending(self.folder, ending))
+            return self._observe(attended=False, ending=ending)
 
     def _converge(self) -> Wait | Failed | Done | None:
         """Attempt after attempt. None where it was stopped or refused."""
@@ -86,7 +93,7 @@ class Engine:
                 return None
             decision = self._decide(seen.plan, seen)
             if isinstance(decision, tuple):
-                self._attempt(seen.plan, *decision)
+                self._attempt(seen, *decision)
             elif isinstance(decision, Wait) and self._waits:
                 self._stopping.wait(max(1.0, min(WAIT_SECONDS, decision.until - time.time())))
             else:
@@ -103,7 +110,8 @@ class Engine:
                 return decision
         return Done()
 
-    def _attempt(self, plan: Plan, job: Job, start: Start) -> None:
+    def _attempt(self, seen: View, job: Job, start: Start) -> None:
+        plan = seen.plan
         job_file = JobFile(
             namespace=self.key.namespace,
             workspace=self.key.name,
@@ -111,13 +119,16 @@ class Engine:
             attempt=start.attempt,
             run_folder=str(self.folder),
             inputs_hash=plan.inputs_hash,
-            config=view(self.key).config_text(),
+            config=seen.config_text(),
             job=job,
+            request=request_of(job, seen.observed),
         )
-        replace_text(self.folder / "job.json", json.dumps(to_json(job_file), indent=1, ensure_ascii=False))
+        text = json.dumps(to_json(job_file), indent=1, ensure_ascii=False)
+        with_reserve(self.folder, lambda: replace_text(self.folder / "job.json", text))
         exit_code = self._run_runner()
         ran = job_run(view(self.key).run, job)
-        states = {step.state for step in ran.steps.values()} if ran is not None else set()
+        # What an earlier attempt has left there is no word of this one: it may not have been able to write.
+        states = {step.state for step in ran.steps.values()} if ran and ran.attempt == start.attempt else set()
         interrupted = exit_code != 0 and "failed" not in states
         attempts = self._attempts.setdefault(job.name, [])
         attempts.append(
@@ -127,16 +138,32 @@ class Engine:
                 ended=time.time(),
                 checkpoint=checkpoint_step(self.folder),
                 interrupted=interrupted,
-                failure=read_termination(self.folder) if interrupted and exit_code > 0 else None,
+                failure=self._last_word() if interrupted and exit_code > 0 else None,
+                request=job_file.request,
             )
         )
         if interrupted:
-            self._stopping.wait(min(LONGEST_PAUSE_SECONDS, 0.5 * 2 ** len(attempts)))
+            self._stopping.wait(min(LONGEST_PAUSE_SECONDS, 0.25 * 2 ** len(attempts)))
+
+    def _last_word(self) -> Refusal | None:
+        """Why the runner says that it ended; a disk too full for its words says it by itself."""
+        said = read_termination(self.folder)
+        if said is None:
+            try:
+                take_reserve(self.folder)
+            except OSError as error:
+                if is_disk_full(error):
+                    return _refusal(disk_full(error, self.folder))
+        return said
 
     def _run_runner(self) -> int:
         """Start the runner and wait. In a session of its own: Ctrl-C reaches this process alone, which passes it on."""
         (self.folder / "logs").mkdir(exist_ok=True)
-        environment = {**os.environ, PARENT_VARIABLE: str(os.getpid())}
+        environment = {
+            **os.environ,
+            PARENT_VARIABLE: str(os.getpid()),
+            CACHE_VARIABLE: str(default_cache()),  # absolute: programs run in the run folder
+        }
         with (self.folder / "logs" / "runner.log").open("ab") as log:
             self._runner = subprocess.Popen(
                 [sys.executable, "-m", "kaito.runner", "job.json", "--folder", "."],
@@ -168,9 +195,9 @@ class Engine:
         self._shown = now
         self._observe()
 
-    def _observe(self, *, attended: bool = True) -> View:
+    def _observe(self, *, attended: bool = True, ending: Ending | None = None) -> View:
         runner = self._runner.pid if self._runner is not None and self._runner.poll() is None else None
-        seen = view(self.key, runner=runner, attended=attended)
+        seen = view(self.key, runner=runner, attended=attended, ending=ending)
         with suppress(OSError):  # a full disk: status.json is for others to read, and is written again
             replace_text(self.folder / "status.json", seen.status_json())
         if self._on_tick is not None:
@@ -179,6 +206,10 @@ class Engine:
             except OSError:  # whoever watched has gone: the training goes on
                 self._on_tick = None
         return seen
+
+
+def _refusal(failure: Failure) -> Refusal:
+    return Refusal(failure.reason, failure.message, failure.hint)
 
 
 def stop_signals(engine: Engine) -> None:

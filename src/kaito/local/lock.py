@@ -6,7 +6,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from kaito.local.home import Key, run_folder
 
@@ -27,7 +27,7 @@ class AlreadyRunning(Exception):
 def engine_lock(key: Key) -> Iterator[None]:
     """Hold the Workspace: one engine process at a time. Raises AlreadyRunning at once."""
     path = run_folder(key) / LOCK
-    with path.open("a+") as file:
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), "r+b") as file:
         give_up = time.monotonic() + _READER_SECONDS
         while True:
             try:
@@ -37,10 +37,10 @@ def engine_lock(key: Key) -> Iterator[None]:
                 if time.monotonic() >= give_up:
                     raise AlreadyRunning(key, engine_pid(key) or 0) from None
                 time.sleep(0.02)
-        file.seek(0)
-        file.truncate()
-        file.write(f"{os.getpid()}\n")
-        file.flush()
+        number = f"{os.getpid()}\n".encode()
+        with suppress(OSError):  # on a full disk nobody can read who holds it, but it is held
+            os.pwrite(file.fileno(), number, 0)
+            os.ftruncate(file.fileno(), len(number))
         yield
 
 

@@ -17,7 +17,7 @@ from kaito.contract import DataFacts, Job, JobRun, ModelFacts, Observed, Plan, R
 from kaito.failure import ConfigFailure
 from kaito.local.desired import Desired, Unreadable, load_desired, secret_changes
 from kaito.local.device import find_device
-from kaito.local.ending import load_ending
+from kaito.local.ending import Ending, load_ending
 from kaito.local.home import Key, run_folder
 from kaito.local.lock import engine_pid
 from kaito.local.processes import tree_memory_bytes
@@ -25,10 +25,10 @@ from kaito.plan import failure_of, hash_inputs, phase_of, plan, status, steps_of
 from kaito.runner.events import Event, read_events
 from kaito.runner.files import read_tail
 from kaito.runner.lock import is_locked
-from kaito.runner.progress import newest_checkpoint, read_progress
+from kaito.runner.progress import read_progress
 from kaito.runner.state import load_run
 
-__all__ = ["Event", "View", "checkpoint_step", "job_run", "observe", "read_events", "run_number", "view"]
+__all__ = ["Event", "View", "job_run", "observe", "read_events", "run_number", "view"]
 
 LOG_TAIL_LINES = 50
 LOG_TAIL_BYTES = 8_000
@@ -69,6 +69,16 @@ class View:
             shown.append((job, name, ran))
         return shown
 
+    @property
+    def adapter(self) -> str:
+        """Where a finished adapter is: `in FOLDER`, or the image with its digest. "" where there is none yet."""
+        run = self.status.tuning.run if self.status.tuning is not None else None
+        if run is not None and run.output is not None and run.output.image:
+            return f"{run.output.image}@{run.output.digest}" if run.output.digest else run.output.image
+        output = self.workspace.tuning.output if self.workspace.tuning is not None else None
+        folder = ((output.volume_source or {}).get("hostPath") or {}).get("path") if output is not None else None
+        return f"in {folder}" if folder and self.phase == "Succeeded" else ""
+
     def config_text(self) -> str:
         """The user's ConfigMap text as read at the start, "" where the Workspace names none."""
         body = self.workspace.tuning or self.workspace.inference
@@ -78,7 +88,7 @@ class View:
     def age_seconds(self) -> float | None:
         """Since its run began; None where none has."""
         started = [ran.started for _, _, ran in steps_of(self.plan, self.run) if ran.started]
-        return time.time() - min(started) if started else None
+        return max(0.0, time.time() - min(started)) if started else None  # a clock set back makes nothing younger
 
     def document(self) -> dict[str, Any]:
         """The Workspace as typed, with its status: what `get -o yaml` prints."""
@@ -91,9 +101,9 @@ class View:
         return json.dumps(self.status_value(), indent=1, ensure_ascii=False)
 
 
-def view(key: Key, *, runner: int | None = None, attended: bool | None = None) -> View:
+def view(key: Key, *, runner: int | None = None, attended: bool | None = None, ending: Ending | None = None) -> View:
     """Look at a Workspace. `runner`: the pid of the runner that the caller started, if it lives; `attended`: whether
-    an engine is at work, where the caller knows.
+    an engine is at work, `ending`: how the last one ended, where the caller knows.
 
     Raises KeyError where this machine has no such Workspace, Unreadable where its folder is not what it was.
     """
@@ -103,9 +113,9 @@ def view(key: Key, *, runner: int | None = None, attended: bool | None = None) -
     try:
         workspace = Workspace.model_validate(desired.workspace)
         run = load_run(run_folder(key))
-        basis = observe(key, desired, None, attended=attended)
+        basis = observe(key, desired, None, attended=attended, ending=ending)
         current = run if run is not None and run.inputs_hash == hash_inputs(workspace, basis) else None
-        observed = observe(key, desired, current, attended=basis.attended)
+        observed = observe(key, desired, current, attended=basis.attended, ending=ending)
         planned = plan(workspace, observed)
         state = status(workspace, planned, observed, current, _read_status(run_folder(key)), time.time())
     except OSError as error:
@@ -118,10 +128,12 @@ def view(key: Key, *, runner: int | None = None, attended: bool | None = None) -
     return View(key, desired, workspace, observed, planned, current, state, memory)
 
 
-def observe(key: Key, desired: Desired, run: Run | None, *, attended: bool | None = None) -> Observed:
+def observe(
+    key: Key, desired: Desired, run: Run | None, *, attended: bool | None = None, ending: Ending | None = None
+) -> Observed:
     """The facts that decisions depend on. `run` is None where none is of the present inputs: its facts do not count."""
     folder = run_folder(key)
-    ending = load_ending(folder)
+    ended = ending or load_ending(folder)
     return Observed(
         model=_model_facts(run),
         data=_data_facts(run),
@@ -133,8 +145,8 @@ def observe(key: Key, desired: Desired, run: Run | None, *, attended: bool | Non
         running=_running_job(run) if run is not None and is_locked(folder) else None,
         progress=read_progress(folder) if run is not None else None,
         log_tail=_log_tail(folder, run),
-        stopped=ending.stopped,
-        given_up=ending.given_up,
+        stopped=ended.stopped,
+        given_up=ended.given_up,
         allow_hosts=desired.allow_hosts,
     )
 
@@ -149,12 +161,6 @@ def run_number(key: Key, plan: Plan) -> int:
     if run is None:
         return 1
     return run.run if run.inputs_hash == plan.inputs_hash else run.run + 1
-
-
-def checkpoint_step(folder: Path) -> int:
-    """The newest complete checkpoint's optimizer step, 0 without one."""
-    newest = newest_checkpoint(folder)
-    return 0 if newest is None else int(newest["step"])
 
 
 def _steps(run: Run | None) -> Iterator[tuple[str, StepRun]]:
@@ -184,9 +190,11 @@ def _data_facts(run: Run | None) -> DataFacts | None:
         rows=checked["rows"],
         tokens_p50=tokens.get("p50", 0),
         tokens_p95=tokens.get("p95", 0),
+        tokens_p99=tokens.get("p99", 0),
         tokens_max=tokens.get("max", 0),
         truncated=checked.get("truncated", 0),
         untrained=checked.get("untrained", 0),
+        dropped=checked.get("dropped", 0),
     )
 
 

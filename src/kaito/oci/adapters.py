@@ -17,8 +17,7 @@ from kaito.oci.blobs import CHUNK_BYTES, push_blob
 from kaito.oci.client import Repository
 from kaito.oci.credentials import Credentials
 from kaito.oci.layer import Layer, build_layer
-from kaito.oci.manifest import build_config, build_manifest, digest_bytes
-from kaito.oci.media import OCI_MANIFEST
+from kaito.oci.manifest import build_config, build_manifest, digest_bytes, push_manifest
 from kaito.oci.reference import Reference
 from kaito.transfer import NoSpace
 
@@ -86,9 +85,7 @@ def push_adapter(
             Repository(reference, "push", credentials=credentials, allow_hosts=allow_hosts, sleep=sleep)
         )
         _push_blobs(repository, layers, config, chunk_bytes, progress or (lambda _done, _total: None))
-        manifest = _push_manifest(
-            repository, manifest, build_manifest(config, layers, merged, with_artifact_type=False)
-        )
+        manifest = push_manifest(repository, manifest, build_manifest(config, layers, merged, with_artifact_type=False))
     size = sum(layer.size for layer in layers) + len(config) + len(manifest)
     return Pushed(str(reference), digest_bytes(manifest), size)
 
@@ -157,13 +154,3 @@ def _push_blobs(
             progress=lambda done, told=told: progress(told + done, total),  # type: ignore[misc]  # the loop's value
         )
         base += size
-
-
-def _push_manifest(repository: Repository, manifest: bytes, plain: bytes) -> bytes:
-    """Put the manifest under the tag. A registry that knows no `artifactType` gets the one without."""
-    url, headers = repository.url(f"manifests/{repository.reference.tag}"), {"Content-Type": OCI_MANIFEST}
-    response = repository.request("PUT", url, content=manifest, headers=headers, expect=(201, 400, 415, 422))
-    if response.status_code == 201:
-        return manifest
-    repository.request("PUT", url, content=plain, headers=headers, expect=(201,))
-    return plain

@@ -1,4 +1,4 @@
-"""Blobs of a repository: chunked uploads that continue after a break, and the bytes of small ones."""
+"""Blobs of a repository: uploads and downloads that continue after a break, and the bytes of small ones."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import IO
 from urllib.parse import quote, urljoin
 
@@ -14,7 +15,7 @@ import httpx
 from kaito.failure import Failure, TemporaryFailure
 from kaito.oci.client import Repository
 from kaito.oci.errors import ImageInvalid, RegistryUnavailable
-from kaito.transfer import backoff
+from kaito.transfer import DigestMismatch, TransferError, backoff, download
 
 CHUNK_BYTES = 32 << 20
 _READ_BYTES = 1 << 20
@@ -37,6 +38,49 @@ def read_blob(repository: Repository, digest: str, max_bytes: int) -> bytes:
     if found != digest:
         raise ImageInvalid(f"{repository.reference}: blob {digest} arrives with digest {found}", "push the image again")
     return response.content
+
+
+def read_blob_range(repository: Repository, digest: str, start: int, length: int) -> bytes:
+    """`length` bytes of a blob of any size from `start` on, fewer at its end. Not verified: no digest is of them."""
+    if length <= 0:
+        return b""
+    headers = {"Range": f"bytes={start}-{start + length - 1}"}
+    url = repository.url(f"blobs/{digest}")
+    response = repository.request("GET", url, headers=headers, expect=(200, 206), max_bytes=start + length)
+    return response.content if response.status_code == 206 else response.content[start : start + length]
+
+
+def pull_blob(repository: Repository, digest: str, size: int, path: Path, progress: Callable[[int, int], None]) -> None:
+    """Put a blob of any size at `path`, verified; what broke off goes on. `progress(done, total)` in bytes.
+
+    A file that is there counts as the blob: it appears only when it is verified.
+    """
+    if path.exists():
+        return
+    url = repository.url(f"blobs/{digest}")
+    for last in (False, True):
+        try:
+            download(
+                repository.http,
+                url,
+                path,
+                headers=repository.authorization(url),
+                size=size,
+                sha256=digest,
+                attempts=repository.attempts,
+                progress=progress,
+                sleep=repository.sleep,
+            )
+        except DigestMismatch as error:
+            hint = "it was damaged on its way or in the registry; push it again if this stays so"
+            raise ImageInvalid(f"{repository.reference}: a layer is damaged: {error.message}", hint) from error
+        except TransferError as error:
+            if error.status not in (401, 403, 404) or last:
+                raise repository.failure(error) from error
+            # The login has expired, or is refused: `request` renews it, or says so.
+            repository.request("HEAD", url, expect=(200,))
+        else:
+            return
 
 
 def push_blob(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kaito.failure import ConfigFailure
-from kaito.oci.blobs import check_upload, read_blob
+from kaito.oci.blobs import check_upload, pull_blob, read_blob
 from kaito.oci.client import Repository
 from kaito.oci.credentials import Credentials
 from kaito.oci.errors import ImageInvalid
@@ -19,7 +19,7 @@ from kaito.oci.extract import Extraction
 from kaito.oci.manifest import Descriptor, Manifest, fetch_manifest
 from kaito.oci.media import IMAGE_CONFIGS, TAR_GZIP_LAYERS, TAR_LAYERS, TITLE
 from kaito.oci.reference import Reference
-from kaito.transfer import DigestMismatch, TransferError, download
+from kaito.transfer import TransferError
 
 # Bounds a pull that names none: larger than any adapter or data set, smaller than a disk.
 MAX_BYTES = 64 << 30
@@ -153,38 +153,9 @@ def _download_layers(
             if progress is not None:
                 progress(before + done, total)
 
-        _download(repository, layer, blobs[layer.digest], tell)
+        pull_blob(repository, layer.digest, layer.size, blobs[layer.digest], tell)
         base += layer.size
     return blobs
-
-
-def _download(repository: Repository, layer: Descriptor, path: Path, progress: Callable[[int, int], None]) -> None:
-    if path.exists():
-        return  # whole and verified by an earlier pull, else it would be a part
-    url = repository.url(f"blobs/{layer.digest}")
-    for last in (False, True):
-        try:
-            download(
-                repository.http,
-                url,
-                path,
-                headers=repository.authorization(url),
-                size=layer.size,
-                sha256=layer.digest,
-                attempts=repository.attempts,
-                progress=progress,
-                sleep=repository.sleep,
-            )
-        except DigestMismatch as error:
-            hint = "it was damaged on its way or in the registry; push it again if this stays so"
-            raise ImageInvalid(f"{repository.reference}: a layer is damaged: {error.message}", hint) from error
-        except TransferError as error:
-            if error.status not in (401, 403, 404) or last:
-                raise repository.failure(error) from error
-            # The login has expired, or is refused: `request` renews it, or says so.
-            repository.request("HEAD", url, expect=(200,))
-        else:
-            return
 
 
 def _extract(

@@ -96,6 +96,19 @@ def fetch_manifest(repository: Repository) -> Manifest:
     raise ImageInvalid(f"{repository.reference}: its index leads to indexes only")
 
 
+def push_manifest(repository: Repository, manifest: bytes, plain: bytes) -> bytes:
+    """Put a manifest under the reference's tag; returns the one that the registry took.
+
+    A registry that knows no `artifactType` gets `plain`, the one without. Raises PushDenied, RegistryUnavailable.
+    """
+    url, headers = repository.url(f"manifests/{repository.reference.tag}"), {"Content-Type": OCI_MANIFEST}
+    response = repository.request("PUT", url, content=manifest, headers=headers, expect=(201, 400, 415, 422))
+    if response.status_code == 201:
+        return manifest
+    repository.request("PUT", url, content=plain, headers=headers, expect=(201,))
+    return plain
+
+
 def encode(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 

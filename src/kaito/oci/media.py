@@ -15,6 +15,14 @@ LAYER_TAR_GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
 DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 DOCKER_LAYER_TAR = "application/vnd.docker.image.rootfs.diff.tar"
 
+# The CNCF's ModelPack, model-spec v1.
+MODEL_ARTIFACT = "application/vnd.cncf.model.manifest.v1+json"
+MODEL_CONFIG = "application/vnd.cncf.model.config.v1+json"
+MODEL_WEIGHT = "application/vnd.cncf.model.weight.v1.raw"
+MODEL_WEIGHT_CONFIG = "application/vnd.cncf.model.weight.config.v1.raw"
+MODEL_DOC = "application/vnd.cncf.model.doc.v1.raw"
+MODEL_FILEPATH = "org.cncf.model.filepath"
+
 MANIFESTS = (OCI_MANIFEST, DOCKER_MANIFEST)
 INDEXES = (OCI_INDEX, DOCKER_LIST)
 IMAGE_CONFIGS = (OCI_CONFIG, DOCKER_CONFIG)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from kaito.api.workspace import Workspace
 from kaito.contract import Observed, Plan
-from kaito.plan.attempts import Attempt, Done, Failed, Runs, Start, Wait, next_attempt
+from kaito.plan.attempts import Attempt, Done, Failed, Runs, Start, Wait, next_attempt, request_of
 from kaito.plan.inference import plan_inference
 from kaito.plan.inputs import hash_inputs
-from kaito.plan.status import failure_of, phase_of, status, steps_of
+from kaito.plan.status import PHASES, failure_of, phase_of, status, steps_of
 from kaito.plan.tuning import plan_tuning
 
 __all__ = [
+    "PHASES",
     "Attempt",
     "Done",
     "Failed",
@@ -25,6 +26,7 @@ __all__ = [
     "next_attempt",
     "phase_of",
     "plan",
+    "request_of",
     "status",
     "steps_of",
 ]

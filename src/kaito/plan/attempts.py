@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kaito.contract import Job, JobRun, Observed, Refusal, StepRun
-from kaito.failure import ExitCode
+from kaito.contract import Job, JobRun, Observed, Refusal, StepRun, digest_of
+from kaito.failure import ExitCode, NoSpaceFailure
 
 HOUR = 3600.0
 WAIT_LIMIT = 24 * HOUR
@@ -25,7 +25,8 @@ class Attempt:
     """One Pod's or runner's life. `exit_code` is None where it ended without one (killed, node lost).
 
     `ended`: seconds since 1970. `checkpoint`: the newest complete checkpoint's step when it ended. `interrupted`: it
-    left no step failed and the Job not done; `failure` is then the runner's own last word, if it left one.
+    left no step failed and the Job not done; `failure` is then the runner's own last word, if it left one. `request`:
+    what was asked for when it was started.
     """
 
     number: int
@@ -34,6 +35,7 @@ class Attempt:
     checkpoint: int = 0
     interrupted: bool = True
     failure: Refusal | None = None
+    request: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +80,11 @@ def next_attempt(job: Job, runs: Runs, observed: Observed, now: float) -> Start 
         return Done()
     before = runs.state.attempt if runs.state is not None else 0
     following = max([before, *(attempt.number for attempt in runs.attempts)]) + 1
-    attempts = [attempt for attempt in runs.attempts if attempt.ended >= (observed.asked.retried or 0.0)]
+    request = request_of(job, observed)
+    attempts = [attempt for attempt in runs.attempts if attempt.request == request]
     for step in job.steps:
         ran = steps.get(step.name)
-        if ran is None or ran.state != "failed" or _is_asked_again(job, ran, observed):
+        if ran is None or ran.state != "failed" or runs.state is None or runs.state.request != request:
             continue
         if waits_for_registry(step.name, ran):
             return _wait(step.name, ran, attempts, following, now)
@@ -89,19 +92,21 @@ def next_attempt(job: Job, runs: Runs, observed: Observed, now: float) -> Start 
     return _after_interruption(job, runs, attempts, following)
 
 
+def request_of(job: Job, observed: Observed) -> str:
+    """What is asked for, in one word: another one after a `retry`, or after one of the Job's Secrets has changed.
+
+    Compared with that of the newest attempt, not by times: a clock that is set back makes no request an old one, and
+    one set forward lets no attempt be made for ever.
+    """
+    changes = {name: observed.secrets[name] for name in job.secrets if name in observed.secrets}
+    return digest_of({"retried": observed.asked.retried, "secrets": changes})
+
+
 def waits_for_registry(step: str, ran: StepRun) -> bool:
     """Whether a failed step costs nothing but waiting: the registry refuses, or is away when all else is done."""
-    if step not in {"login", "push"}:
+    if step not in {"login", "push"} or ran.reason == NoSpaceFailure.reason:
         return False
     return ran.exit_code == ExitCode.REGISTRY or (step == "push" and ran.exit_code == ExitCode.TEMPORARY)
-
-
-def _is_asked_again(job: Job, ran: StepRun, observed: Observed) -> bool:
-    """Since it failed a person has asked for another try, or one of its Secrets has changed."""
-    changes = [observed.secrets[name] for name in job.secrets if name in observed.secrets]
-    if observed.asked.retried is not None:
-        changes.append(observed.asked.retried)
-    return any(ran.ended is None or change > ran.ended for change in changes)
 
 
 def _wait(step: str, ran: StepRun, attempts: Sequence[Attempt], following: int, now: float) -> Start | Wait | Failed:
@@ -109,7 +114,7 @@ def _wait(step: str, ran: StepRun, attempts: Sequence[Attempt], following: int, 
     tries = sum(attempt.exit_code in (ExitCode.REGISTRY, ExitCode.TEMPORARY) for attempt in attempts)
     if tries * HOUR >= WAIT_LIMIT:
         return Failed(step, ran.reason, f"{ran.message} (tried hourly for 24 hours)", ran.hint)
-    if now >= ended + HOUR:
+    if now >= ended + HOUR or now < ended:  # it ended in the future: the clock was set back, and nobody knows how far
         return Start(following)
     return Wait(ended + HOUR, ran.reason, ran.message)
 
@@ -123,10 +128,10 @@ def _after_interruption(job: Job, runs: Runs, attempts: Sequence[Attempt], follo
             newest, spent = attempt.checkpoint, 0
         elif attempt.interrupted and attempt.exit_code != ExitCode.STOPPED:
             spent += 1
-    last = attempts[-1] if attempts else None
-    said = last.failure if last is not None and last.interrupted else None
-    unstartable = said is not None and last is not None and last.exit_code in _FINAL
-    if spent < job.attempts and not unstartable:
+    last = attempts[-1] if attempts else Attempt(0)
+    said = last.failure if last.interrupted else None
+    again = said is None or (last.exit_code not in _FINAL and said.reason != NoSpaceFailure.reason)
+    if spent < job.attempts and again:
         return Start(following)
     step = _unfinished(job, runs)
     if said is not None:

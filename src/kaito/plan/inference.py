@@ -10,10 +10,10 @@ from dataclasses import replace
 from typing import Any
 
 from kaito.api.workspace import Adapter, Inference, Workspace
-from kaito.catalog import Model, NodesTooSmallError, Sku, estimate_inference_nodes, find_model, find_sku
+from kaito.catalog import Model, NodesTooSmallError, Sku, estimate_inference_nodes, find_sku
 from kaito.contract import Job, Nodes, Observed, Plan, Refusal, Service
+from kaito.plan.bases import base_model
 from kaito.plan.inputs import hash_inputs
-from kaito.plan.refusals import refuse_private
 from kaito.plan.steps import PlannedModel, build_model, build_resolve, node_labels
 
 RUNTIME = "kaito.sh/runtime"
@@ -33,10 +33,7 @@ def plan_inference(workspace: Workspace, observed: Observed) -> Plan:
         return replace(
             empty, refusal=Refusal("ServingNotSupported", "this version trains and does not serve yet", _HINT)
         )
-    private = refuse_private(inference.preset)
-    if private is not None:
-        return replace(empty, refusal=private)
-    model = find_model(inference.preset.name)
+    model = base_model(inference.preset)
     if model is None:
         message = f"no base model is called {inference.preset.name!r}"
         return replace(empty, refusal=Refusal("ModelNotFound", message, "kaito models lists the known ones."))

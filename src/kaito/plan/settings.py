@@ -6,19 +6,21 @@ that the trainer decides nothing on its own and `kaito plan` can show it all bef
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from kaito.api.training import TrainingConfig
+from kaito.api.training_rules import held_out_rows, without_secrets
 from kaito.contract import Setting
 
 Sections = Mapping[str, Mapping[str, Any]]
 
 SHIPPED_TEMPLATES = "/workspace/chat_templates/"  # KAITO's path of them
+PROVISIONAL = "provisional: until the rows are counted"
 OPTIMIZER_STEPS = 300  # aimed at: fewer leave LoRA underfitted, whatever the tokens per second
 LARGEST_BATCH = 32
-MAX_LENGTH = 2048
 LEARNING_RATE = 2e-4
 LEARNING_RATE_LARGE = 1e-4
 LARGE_PARAMETERS = 30_000_000_000
@@ -35,6 +37,8 @@ class Basis:
     parameters: int = 0
     context: int = 0
     rows: int = 0
+    tokens_p99: int = 0
+    tokens_max: int = 0
     device: str = "cuda"
     gpus: int = 1
     compute_capability: float | None = None
@@ -47,6 +51,8 @@ class Chosen:
     said: dict[str, dict[str, Setting]]
     added: dict[str, dict[str, Setting]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    asked_length: int | None = None
+    """The user's `max_length`, before the model's context bounds it."""
 
     def get(self, section: str, key: str) -> Any:
         for source in (self.said, self.added):
@@ -76,10 +82,12 @@ class Chosen:
 
 
 def said(*sources: tuple[str, TrainingConfig | None]) -> dict[str, dict[str, Setting]]:
-    """What the user wrote, key by key; later sources win."""
+    """What the user wrote, key by key; later sources win. Keys that may hold a secret are left out."""
     merged: dict[str, dict[str, Setting]] = {}
     for name, config in sources:
-        sections: Sections = {} if config is None else config.model_dump(by_alias=True, exclude_none=True)
+        sections: Sections = {}
+        if config is not None:
+            sections = without_secrets(config).model_dump(by_alias=True, exclude_none=True)
         for section, keys in sections.items():
             for key, value in keys.items():
                 merged.setdefault(section, {})[key] = Setting(value, name)
@@ -87,13 +95,13 @@ def said(*sources: tuple[str, TrainingConfig | None]) -> dict[str, dict[str, Set
 
 
 def choose(basis: Basis, said_settings: dict[str, dict[str, Setting]]) -> Chosen:
-    """All settings but the batch, which needs the memory estimate (`choose_batch`)."""
+    """All settings but what needs the memory estimate: `choose_batch`, and `max_length` in `lengths`."""
     chosen = Chosen(said_settings)
     _choose_dtype(chosen, basis)
     _choose_quantization(chosen, basis)
     _choose_lora(chosen, basis)
     _choose_schedule(chosen, basis)
-    _choose_data(chosen, basis)
+    _choose_data(chosen)
     return chosen
 
 
@@ -149,8 +157,11 @@ def _choose_quantization(chosen: Chosen, basis: Basis) -> None:
 def _choose_lora(chosen: Chosen, basis: Basis) -> None:
     chosen.default("LoraConfig", "r", 16)
     chosen.default("LoraConfig", "lora_alpha", 2 * chosen.get("LoraConfig", "r"), "twice the rank")
-    small = not basis.rows or basis.rows < SMALL_DATA_ROWS
-    chosen.default("LoraConfig", "lora_dropout", 0.05 if small else 0.0, "few rows" if small else "many rows")
+    dropout, why = (0.05, "few rows") if basis.rows < SMALL_DATA_ROWS else (0.0, "many rows")
+    why = why if basis.rows else PROVISIONAL
+    if chosen.get("LoraConfig", "target_parameters"):
+        dropout, why = 0.0, "target_parameters have none"
+    chosen.default("LoraConfig", "lora_dropout", dropout, why)
     chosen.default("LoraConfig", "target_modules", "all-linear")
     chosen.default("LoraConfig", "bias", "none")
 
@@ -174,14 +185,7 @@ def _choose_schedule(chosen: Chosen, basis: Basis) -> None:
     chosen.default(arguments, "save_total_limit", 2)
 
 
-def _choose_data(chosen: Chosen, basis: Basis) -> None:
-    length = min(MAX_LENGTH, basis.context) if basis.context else MAX_LENGTH
-    why = "the model's context" if basis.context and basis.context <= MAX_LENGTH else "default"
-    chosen.default("TrainingArguments", "max_length", length, why)
-    if basis.context and chosen.get("TrainingArguments", "max_length") > basis.context:
-        asked = chosen.get("TrainingArguments", "max_length")
-        warning = f"max_length {asked} is beyond the model's context: {basis.context} is used"
-        chosen.override("TrainingArguments", "max_length", basis.context, warning)
+def _choose_data(chosen: Chosen) -> None:
     chosen.default("DatasetConfig", "shuffle_dataset", True)
     chosen.default("DatasetConfig", "shuffle_seed", 42)
     chosen.default("DatasetConfig", "train_test_split", 0.95, "5 % held out, 500 rows at most")
@@ -209,7 +213,7 @@ def inline_chat_template(chosen: Chosen, config: Mapping[str, str]) -> str:
 
 
 def choose_batch(chosen: Chosen, basis: Basis, micro_batch_allowed: int) -> None:
-    """The global batch for some 300 optimizer steps, in micro-batches that the memory allows.
+    """The global batch for some 300 optimizer steps, or `max_steps` of them, in micro-batches that the memory allows.
 
     A batch size that the user gave stands as given, and its accumulation is 1 where they did not say (as in KAITO).
     """
@@ -222,25 +226,60 @@ def choose_batch(chosen: Chosen, basis: Basis, micro_batch_allowed: int) -> None
         return
     batch, why = global_batch(basis, chosen)
     gpus = max(1, basis.gpus)
-    micro = max(1, min(micro_batch_allowed, batch // gpus))
-    micro = 1 << (micro.bit_length() - 1)
+    per_gpu = _power_of_two(batch // gpus)  # whatever the memory: it may split a step's rows, not change them
+    micro = min(_power_of_two(micro_batch_allowed), per_gpu)
     chosen.default(arguments, "per_device_train_batch_size", micro, why)
-    accumulation = max(1, round(batch / (micro * gpus)))
-    chosen.default(
-        arguments, "gradient_accumulation_steps", accumulation, f"for a batch of {micro * gpus * accumulation}"
-    )
+    accumulation = per_gpu // micro
+    why = f"for a batch of {micro * gpus * accumulation}" if basis.rows else PROVISIONAL
+    chosen.default(arguments, "gradient_accumulation_steps", accumulation, why)
+
+
+def _power_of_two(most: int) -> int:
+    """The largest one of at most `most`; 1 below that."""
+    return 1 << (max(1, most).bit_length() - 1)
 
 
 def global_batch(basis: Basis, chosen: Chosen) -> tuple[int, str]:
-    """Rows an optimizer step, a power of two up to 32, and why."""
+    """Rows an optimizer step, a power of two up to 32, and why.
+
+    With `max_steps` as many rows as the epochs have, and no fewer than one pass over them, as far as 32 allows it.
+    """
     if not basis.rows:
-        return LARGEST_BATCH, "until the rows are counted"
-    share = chosen.get("DatasetConfig", "train_test_split")
+        return LARGEST_BATCH, PROVISIONAL
+    rows = trained_rows(chosen, basis)
     epochs = chosen.get("TrainingArguments", "num_train_epochs")
-    seen = basis.rows * share * epochs
-    batch = max(1, min(LARGEST_BATCH, int(seen / OPTIMIZER_STEPS)))
+    limit = step_limit(chosen)
+    batch = max(1, int(rows * epochs / (limit or OPTIMIZER_STEPS)))
     batch = 1 << (batch.bit_length() - 1)
-    return batch, f"about {max(1, round(seen / batch))} optimizer steps"
+    if not limit:
+        batch = min(LARGEST_BATCH, batch)
+        return batch, f"about {max(1, math.ceil(math.ceil(rows / batch) * epochs))} optimizer steps"
+    one_pass = 1 << (math.ceil(rows / limit) - 1).bit_length()
+    batch = min(LARGEST_BATCH, max(batch, one_pass))
+    return batch, f"max_steps {limit}: about {limit * batch / rows:.1f} times the rows"
+
+
+def step_limit(chosen: Chosen) -> int:
+    """`max_steps`, 0 where there is none."""
+    return max(0, chosen.get("TrainingArguments", "max_steps") or 0)
+
+
+def trained_rows(chosen: Chosen, basis: Basis) -> int:
+    """The rows that are not held out; at least 1."""
+    return max(1, basis.rows - held_out_rows(basis.rows, chosen.get("DatasetConfig", "train_test_split")))
+
+
+def unseen_rows(chosen: Chosen, basis: Basis) -> tuple[str, ...]:
+    """The warning that `max_steps` ends the training before every row was seen once, if it does."""
+    limit, batch = step_limit(chosen), rows_per_step(chosen, basis)
+    rows = trained_rows(chosen, basis)
+    if not basis.rows or not limit or limit * batch >= rows:
+        return ()
+    needed = math.ceil(rows / batch)
+    return (
+        f"{rows - limit * batch:,} of {rows:,} rows are never seen: max_steps {limit} of {batch} rows each; "
+        f"raise max_steps to {needed:,}, or the batch",
+    )
 
 
 def rows_per_step(chosen: Chosen, basis: Basis) -> int:

@@ -24,11 +24,23 @@ from kaito.api.status import (
 )
 from kaito.api.workspace import Workspace
 from kaito.contract import Observed, Plan, Progress, Refusal, Run, StepRun
-from kaito.failure import ExitCode
+from kaito.failure import ExitCode, NoSpaceFailure
 from kaito.plan.attempts import waits_for_registry
 
 # A phase is one word for the whole run; the first three are those of the three Jobs.
 JOB_PHASES = {"check": "Checking", "tune": "Training", "push": "Pushing"}
+
+PHASES = (
+    "Pending",
+    *JOB_PHASES.values(),
+    "Running",
+    "Waiting",
+    "Succeeded",
+    "Failed",
+    "Refused",
+    "Stopped",
+    "Interrupted",
+)
 
 _STATES: Mapping[str, State] = {
     "Pending": "Pending",
@@ -98,7 +110,7 @@ def failure_of(plan: Plan, observed: Observed, run: Run | None) -> Refusal:
 
 
 def _reason(name: str, ran: StepRun) -> str:
-    if name != "push":
+    if name != "push" or ran.reason == NoSpaceFailure.reason:
         return ran.reason
     return {int(ExitCode.REGISTRY): "PushDenied", int(ExitCode.TEMPORARY): "RegistryUnavailable"}.get(
         ran.exit_code or 0, ran.reason
@@ -237,7 +249,8 @@ def _conditions(
         yield Condition(type="ResourceReady", status="True", reason="workspaceResourceStatusSuccess", message=ready)
     if workspace.tuning is not None:
         yield _job_started(phase, steps, failure)
-    yield _succeeded(phase, failure, _consolation(steps, attended=attended))
+    is_trained = any(name == "tune" and ran.started is not None for _, name, ran in steps)
+    yield _succeeded(phase, failure, _consolation(steps, attended=attended), is_trained=is_trained)
 
 
 def _job_started(phase: str, steps: list[tuple[str, str, StepRun]], failure: Refusal) -> Condition:
@@ -251,7 +264,7 @@ def _job_started(phase: str, steps: list[tuple[str, str, StepRun]], failure: Ref
     return Condition(type=kind, status="False", reason="WorkspaceTuningJobStatusPending", message=message)
 
 
-def _succeeded(phase: str, failure: Refusal, consolation: str) -> Condition:
+def _succeeded(phase: str, failure: Refusal, consolation: str, *, is_trained: bool) -> Condition:
     kind = "WorkspaceSucceeded"
     if phase == "Succeeded":
         return Condition(type=kind, status="True", reason="workspaceSucceeded", message="workspace succeeds")
@@ -264,7 +277,8 @@ def _succeeded(phase: str, failure: Refusal, consolation: str) -> Condition:
     if phase == "Pending":
         message = "workspace is initializing, tuning job has not started"
     elif phase in {"Stopped", "Interrupted"}:
-        message = "the run is stopped; it goes on from its newest checkpoint when it is started again"
+        where = "from its newest checkpoint" if is_trained else "where it was, with nothing trained yet,"
+        message = f"the run is stopped; it goes on {where} when it is started again"
     return Condition(type=kind, status="False", reason="workspacePending", message=message)
 
 

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kaito.api.effects import deciding
 from kaito.api.workspace import DataSource, Preset, Workspace
 from kaito.contract import Observed, Step, digest_of
+from kaito.plan.bases import IMAGE, pull_secrets
 from kaito.plan.destinations import Destination, host_folder
 from kaito.plan.inputs import hash_inputs, rerun_of
 from kaito.plan.settings import Basis, Chosen, rows_per_step
@@ -15,19 +17,15 @@ from kaito.plan.settings import Basis, Chosen, rows_per_step
 CONFIG_FILE = "training_config.resolved.yaml"
 HOUR = 3600.0
 
-# May differ at equal results: how a batch is split, and what is only logged or saved.
-_NOT_IDENTITY = {
-    "TrainingArguments": {
-        "per_device_train_batch_size",
-        "per_device_eval_batch_size",
-        "gradient_accumulation_steps",
-        "logging_steps",
-        "logging_strategy",
-        "output_dir",
-        "save_steps",
-        "save_strategy",
-        "save_total_limit",
-    }
+# How rows become tokens and labels, beside their columns, the template and the length.
+_RENDERING = {
+    "assistant_only_loss",
+    "chat_template_path",
+    "completion_only_loss",
+    "dataset_text_field",
+    "eos_token",
+    "long_rows",
+    "train_on_last_turn_only",
 }
 
 
@@ -46,22 +44,31 @@ class PlannedModel:
 
 
 def build_resolve(workspace: Workspace, preset: Preset | None, base: PlannedModel, observed: Observed) -> Step:
-    token = _token(preset, observed)
-    argv = _module("hub.resolve", "--repo", base.repo, *_revision(base.asked), "--out", "model", *token)
+    rights = _rights(preset, base.repo, observed)
+    argv = _module("hub.resolve", "--repo", base.repo, *_revision(base.asked), "--out", "model", *rights)
     identity = digest_of(_model_identity(workspace, base, observed))
-    return Step("resolve", argv, timeout_seconds=HOUR, identity=identity, outputs=("model",))
+    # An image whose files are in layers is pulled whole to look into it.
+    limit = 24 * HOUR if base.repo.startswith(IMAGE) else HOUR
+    return Step("resolve", argv, timeout_seconds=limit, identity=identity, outputs=("model",))
 
 
 def build_model(workspace: Workspace, preset: Preset | None, base: PlannedModel, observed: Observed) -> Step:
-    token = _token(preset, observed)
-    argv = _module("hub.pull", "--repo", base.repo, *_revision(base.revision), "--out", "model", *token)
+    rights = _rights(preset, base.repo, observed)
+    argv = _module("hub.pull", "--repo", base.repo, *_revision(base.revision), "--out", "model", *rights)
     identity = digest_of({"model": _model_identity(workspace, base, observed)})
     record = ("model/.pulled.json",)  # written last; the folder itself is `resolve`'s
     return Step("model", argv, timeout_seconds=24 * HOUR, identity=identity, after=("resolve",), outputs=record)
 
 
+def _rights(preset: Preset | None, repo: str, observed: Observed) -> tuple[str, ...]:
+    """An image's credentials, else the Secret's token."""
+    if repo.startswith(IMAGE):
+        return _repeat("--credentials", [f"secrets/{name}" for name in pull_secrets(preset, repo)])
+    return _token(preset, observed)
+
+
 def _token(preset: Preset | None, observed: Observed) -> tuple[str, ...]:
-    """The Secret's token; where the Secret is not at hand, the environment's HF_TOKEN counts."""
+    """Of the hub; where the Secret is not at hand, the environment's HF_TOKEN counts."""
     name = token_secret(preset)
     return ("--token-file", f"secrets/{name}/HF_TOKEN") if name in observed.secrets else ()
 
@@ -96,12 +103,16 @@ def _anew(workspace: Workspace, observed: Observed, source: str = "") -> dict[st
 
 
 def build_fetch(workspace: Workspace, source: DataSource, observed: Observed) -> Step:
-    """The data, from wherever it lies. After `check` its digest is known, and other data is refused."""
+    """The data, from wherever it lies. After `check` its digest is known, and other data is refused.
+
+    An address on the hub gets the token that the model's Secret has: it is sent to the hub's host alone.
+    """
     where: dict[str, Any]
     argv: tuple[str, ...]
     if source.urls:
         where = {"urls": list(source.urls)}
-        argv = (*_repeat("--url", source.urls), *_repeat("--allow-host", observed.allow_hosts))
+        token = _token(workspace.tuning.preset, observed) if workspace.tuning is not None else ()
+        argv = (*_repeat("--url", source.urls), *_repeat("--allow-host", observed.allow_hosts), *token)
     elif source.image:
         where = {"image": source.image}
         secrets = [f"secrets/{name}" for name in source.image_pull_secrets or []]
@@ -125,14 +136,16 @@ def build_preflight(workspace: Workspace, chosen: Chosen, observed: Observed) ->
     dataset = {
         key: setting.value
         for key, setting in chosen.sections().get("DatasetConfig", {}).items()
-        if key.startswith("dataset_") or "column" in key
+        if key.startswith("dataset_") or "column" in key or key in _RENDERING
     }
+    arguments = chosen.sections().get("TrainingArguments", {})
     identity = digest_of(
         {
             "dataset": dataset,
             "template": chosen.get("ModelConfig", "chat_template"),
-            "length": chosen.get("TrainingArguments", "max_length"),
+            "length": chosen.asked_length,
             "truncation": chosen.get("TrainingArguments", "truncation_mode"),
+            "rendering": {key: setting.value for key, setting in arguments.items() if key in _RENDERING},
             **_anew(workspace, observed),
         }
     )
@@ -165,7 +178,7 @@ def build_tune(
         "tuning", "--config", CONFIG_FILE, "--data", "data", "--model", "model", "--checkpoints", "checkpoints",
         "--results", destination.results, "--metrics", "metrics.jsonl", "--repo", base.repo,
         *_revision(base.revision), *(("--data-digest", observed.data.digest) if observed.data is not None else ()),
-        "--owner", _owner(workspace), *_improvement(workspace),
+        "--owner", _owner(workspace), *_evaluation(workspace),
     )  # fmt: skip
     own = ("results",) if destination.image is not None else ()
     return Step(
@@ -174,6 +187,7 @@ def build_tune(
         timeout_seconds=7 * 24 * HOUR,
         stall_seconds=1800.0,
         identity=digest_of({**_training(chosen, basis), **_finish(workspace, destination, observed)}),
+        verdict=" ".join(_evaluation(workspace)),
         after=("resolve", "fetch"),
         outputs=("checkpoints", "metrics.jsonl", *own),
         out_of_memory_argv=("--micro-batch-divisor", "2"),
@@ -193,9 +207,8 @@ def build_push(workspace: Workspace, preset: str, destination: Destination, obse
 def _training(chosen: Chosen, basis: Basis) -> dict[str, Any]:
     """The settings that decide the adapter."""
     settings = {
-        name: {key: setting.value for key, setting in keys.items() if key not in _NOT_IDENTITY.get(name, ())}
-        for name, keys in chosen.sections().items()
-        if name != "DataCollator"
+        name: {key: setting.value for key, setting in keys.items()}
+        for name, keys in deciding(chosen.sections()).items()
     }
     return {"settings": settings, "rows_per_step": rows_per_step(chosen, basis)}
 
@@ -204,16 +217,20 @@ def _finish(workspace: Workspace, destination: Destination, observed: Observed) 
     """What else decides how a training ends."""
     return {
         "folder": None if destination.image is not None else destination.folder,
-        "improvement": _improvement(workspace),
         "rerun": rerun_of(workspace, observed),
     }
 
 
-def _improvement(workspace: Workspace) -> tuple[str, ...]:
+def _evaluation(workspace: Workspace) -> tuple[str, ...]:
+    """What the held-out loss decides, as the trainer's flags."""
     evaluation = workspace.tuning.evaluation if workspace.tuning is not None else None
-    if evaluation is None or evaluation.min_improvement is None:
+    if evaluation is None:
         return ()
-    return ("--min-improvement", str(evaluation.min_improvement))
+    flags = {
+        "--min-improvement": evaluation.min_improvement,
+        "--early-stopping-patience": evaluation.early_stopping_patience,
+    }
+    return tuple(word for flag, value in flags.items() if value is not None for word in (flag, str(value)))
 
 
 def _owner(workspace: Workspace) -> str:

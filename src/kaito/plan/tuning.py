@@ -15,16 +15,18 @@ from kaito.catalog import (
     Model,
     Sku,
     estimate_tuning_memory,
-    find_model,
     find_sku,
+    linear_names,
     nearest_models,
     smallest_sku,
 )
 from kaito.contract import Estimate, Job, Nodes, Observed, Plan, Refusal
+from kaito.plan.bases import IMAGE, base_model, pull_secrets
 from kaito.plan.destinations import destination_of
 from kaito.plan.inputs import hash_inputs
-from kaito.plan.refusals import refuse_settings, refuse_tuning
-from kaito.plan.settings import Basis, Chosen, choose, choose_batch, inline_chat_template, said
+from kaito.plan.lengths import checked_length, choose_length, cut_rows, row_length
+from kaito.plan.refusals import idle_patience, refuse_settings, refuse_tuning, unknown_modules
+from kaito.plan.settings import Basis, Chosen, choose, choose_batch, inline_chat_template, said, unseen_rows
 from kaito.plan.steps import (
     CONFIG_FILE,
     PlannedModel,
@@ -75,8 +77,9 @@ def plan_tuning(workspace: Workspace, observed: Observed) -> Plan:
         message = f"ModelConfig.chat_template: no key {missing!r} in the ConfigMap that tuning.config names"
         hint = f"Add the template's text under the key {missing!r}, or write it inline."
         return replace(empty, refusal=Refusal("ConfigInvalid", message, hint))
-    length = _sequence_length(chosen, observed)
     available = _available_bytes(observed, sku)
+    choose_length(chosen, basis, lambda length: _estimate_on(chosen, basis, base, length, available))
+    length = row_length(chosen, basis)
     allowed = _estimate_on(chosen, basis, base, length, available).micro_batch
     choose_batch(chosen, basis, allowed)
     micro_batch = chosen.get("TrainingArguments", "per_device_train_batch_size")
@@ -84,14 +87,22 @@ def plan_tuning(workspace: Workspace, observed: Observed) -> Plan:
         chosen.warnings.append(f"a micro-batch of {micro_batch} may not fit: the estimate allows {allowed}")
     estimate = _estimate_on(chosen, basis, base, length, available, max_micro_batch=micro_batch)
     final = observed.model is not None and observed.data is not None
+    linears = _linears(base)
     planned = replace(
         empty,
         jobs=_jobs(workspace, base, chosen, basis=basis, estimate=estimate, observed=observed),
         nodes=_nodes(workspace, observed),
         settings=chosen.flat(),
         estimate=estimate,
-        warnings=(*chosen.warnings, *_not_served(workspace)),
-        refusal=refuse_settings(tuning, chosen),
+        warnings=(
+            *chosen.warnings,
+            *cut_rows(chosen, basis, observed.data),
+            *unseen_rows(chosen, basis),
+            *idle_patience(tuning, chosen, basis),
+            *_not_adapted(chosen, linears),
+            *_not_served(workspace),
+        ),
+        refusal=refuse_settings(tuning, chosen, basis, linears),
     )
     if final and not estimate.rough and estimate.micro_batch == 0:
         return replace(planned, refusal=_does_not_fit(chosen, base, estimate, basis, sku))
@@ -132,7 +143,7 @@ def _base(
 ) -> Base | Refusal:
     assert workspace.tuning is not None
     preset = workspace.tuning.preset.name if workspace.tuning.preset else ""
-    model = find_model(preset)
+    model = base_model(workspace.tuning.preset)
     if model is None:
         near = ", ".join(nearest_models(preset))
         hint = f"Did you mean {near}? " if near else ""
@@ -160,9 +171,22 @@ def _base(
     return Base(preset, PlannedModel(model.repo, facts.commit, asked, found=True), found)
 
 
+def _not_adapted(chosen: Chosen, linears: frozenset[str]) -> tuple[str, ...]:
+    unknown = unknown_modules(chosen, linears)
+    return (f"LoraConfig.target_modules: the base model has no {', '.join(unknown)}",) if unknown else ()
+
+
+def _linears(base: Base) -> frozenset[str]:
+    """The names of the base model's linear layers, where certain. An image may hold anything until resolved."""
+    certain = base.source.found or (base.model.known and not base.source.repo.startswith(IMAGE))
+    return linear_names(base.model.architecture) if certain else frozenset()
+
+
 def _basis(method: str, base: Base, observed: Observed, sku: Sku | None) -> Basis:
-    rows = observed.data.rows if observed.data else 0
-    common = Basis(method, base.model.parameters or 0, base.model.context or 0, rows)
+    common = Basis(method, base.model.parameters or 0, base.model.context or 0)
+    if observed.data is not None:
+        data = observed.data
+        common = replace(common, rows=data.rows_trained, tokens_p99=data.tokens_p99, tokens_max=data.tokens_max)
     if observed.device is not None:
         device = observed.device
         gpus = device.count if device.kind == "cuda" else 1
@@ -177,14 +201,6 @@ def _available_bytes(observed: Observed, sku: Sku | None) -> int:
     if observed.device is not None:
         return observed.device.memory_bytes
     return sku.gpu_memory_bytes if sku is not None else 80 * GIB
-
-
-def _sequence_length(chosen: Chosen, observed: Observed) -> int:
-    """Tokens of the longest row that is trained."""
-    length = int(chosen.get("TrainingArguments", "max_length"))
-    if observed.data is not None and observed.data.tokens_max:
-        length = min(length, observed.data.tokens_max)
-    return length
 
 
 def _estimate_on(
@@ -211,7 +227,7 @@ def _estimate_on(
 
 def _does_not_fit(chosen: Chosen, base: Base, estimate: Estimate, basis: Basis, sku: Sku | None) -> Refusal:
     """What was missing, the settings that would do, and the smallest SKU."""
-    length = chosen.get("TrainingArguments", "max_length")
+    length = row_length(chosen, basis)
     message = (
         f"{base.preset} with these settings needs about {estimate.total_bytes / GIB:.1f} GiB for one row of {length} "
         f"tokens; there are {estimate.available_bytes / GIB:.1f} GiB."
@@ -248,7 +264,10 @@ def _jobs(
     tuning = workspace.tuning
     assert tuning is not None and tuning.input is not None and tuning.output is not None
     destination = destination_of(tuning.output)
-    files = {CONFIG_FILE: dump_training_config(chosen.config())}
+    config = chosen.config()
+    files = {CONFIG_FILE: dump_training_config(config)}
+    rendering = config.training.model_copy(update={"max_length": checked_length(chosen, basis)})
+    checked_files = {CONFIG_FILE: dump_training_config(config.model_copy(update={"training": rendering}))}
     secrets = _secrets(workspace)
     fetch = build_fetch(workspace, tuning.input, observed)
     tune = build_tune(workspace, base.source, chosen, basis=basis, destination=destination, observed=observed)
@@ -262,7 +281,7 @@ def _jobs(
                 build_preflight(workspace, chosen, observed),
                 build_claim(workspace, destination, observed),
             ),
-            files,
+            checked_files,
             secrets=secrets,
         ),
         Job(
@@ -296,4 +315,6 @@ def _secrets(workspace: Workspace) -> tuple[str, ...]:
     if tuning.output is not None and tuning.output.image_push_secret:
         names.append(tuning.output.image_push_secret)
     token = token_secret(tuning.preset)
-    return tuple(dict.fromkeys([*names, *([token] if token else [])]))
+    base = base_model(tuning.preset)
+    images = pull_secrets(tuning.preset, base.repo if base is not None else "")
+    return tuple(dict.fromkeys([*names, *images, *([token] if token else [])]))

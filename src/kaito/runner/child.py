@@ -19,10 +19,11 @@ from typing import Literal
 
 from kaito.contract import Step
 from kaito.failure import ConfigFailure, TemporaryFailure
-from kaito.program import PARENT_VARIABLE, PROGRESS_VARIABLE, RESULT_VARIABLE
+from kaito.program import PARENT_VARIABLE, PROGRESS_VARIABLE, RESERVE_VARIABLE, RESULT_VARIABLE
 from kaito.runner.cgroup import count_oom_kills
 from kaito.runner.files import read_tail
 from kaito.runner.lock import FolderLock
+from kaito.runner.reserve import RESERVE_FILE
 from kaito.runner.signals import Signals, kill_strays, reap_orphans
 
 LOG_LIMIT = 64 * 1024 * 1024
@@ -37,6 +38,7 @@ class Timing:
     """The runner's own intervals, in seconds. A step's timeout and stall limit come with the step."""
 
     backoff_seconds: float = 5.0
+    killed_backoff_seconds: float = 1.0  # after a signal: there is nobody whom a longer pause would help
     backoff_limit_seconds: float = 300.0
     grace_seconds: float = 120.0  # from SIGTERM to SIGKILL: time to save
     stall_grace_seconds: float = 10.0  # the same for a child that has been silent: it is not saving
@@ -105,6 +107,7 @@ class Child:
             PROGRESS_VARIABLE: str(files.progress),
             RESULT_VARIABLE: str(files.result),
             PARENT_VARIABLE: str(os.getpid()),
+            RESERVE_VARIABLE: str(folder / RESERVE_FILE),
         }
         with files.log.open("ab") as log:
             if read_tail(files.log, 1) not in {b"", b"\n"}:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, cast, get_args
 
+from kaito.failure import is_disk_full
 from kaito.runner.files import read_json_lines
 
 EVENTS_FILE = "events.jsonl"
@@ -37,12 +38,19 @@ class EventLog:
         self._mend()
 
     def add(self, step: str, reason: str, message: str, *, level: Level = "info") -> None:
-        """Raises OSError where the line cannot be written."""
+        """Nothing is decided by an event: one that a full disk has no room for is printed all the same, and that is it.
+
+        Raises OSError where the file cannot be written for another reason.
+        """
         event = Event(time.time(), step, level, reason, message)
         say(f"{step or 'runner'}: {reason}: {message}")
         line = json.dumps(asdict(event), ensure_ascii=False) + "\n"
-        with self._path.open("ab") as file:
-            file.write(line.encode())
+        try:
+            with self._path.open("ab") as file:
+                file.write(line.encode())
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
 
     def _mend(self) -> None:
         """End a line that a crash or a full disk cut, so that the next one stands alone."""

@@ -22,6 +22,7 @@ RESERVED = frozenset(
         "job.json",
         "runner.lock",
         PORT_FILE,
+        "reserve",
         "events.jsonl",
         "termination.json",
         "logs",
@@ -32,17 +33,21 @@ RESERVED = frozenset(
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Replace a file durably: after a crash or a full disk it holds the old text or the new one. Raises OSError."""
-    temporary = path.with_name(f".{path.name}.part")
+    """Replace a file durably: after a crash or a full disk it holds the old text or the new one.
+
+    Raises OSError with the file's name.
+    """
+    # Two commands may write one `workspace.json` at the same time.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with temporary.open("wb") as file:
             file.write(text.encode())
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError:
+    except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     sync_folder(path.parent)
 
 

@@ -20,12 +20,14 @@ PREVIOUS = "previous"
 
 
 def fingerprint_of(step: Step, job: str, state: RunState) -> str:
-    """Hash of the step's resolved configuration and of the results of the steps that it builds on.
+    """Hash of the step's resolved configuration and of the results of the steps that it builds on; behind a `+` that
+    of its verdict, which says nothing of the outputs.
 
     Raises ConfigFailure if one of those is not done.
     """
     after = {name: _result_of(name, step, job, state) for name in step.after}
-    return digest_of({"identity": step.identity, "after": after})
+    outputs = digest_of({"identity": step.identity, "after": after})
+    return f"{outputs}+{digest_of(step.verdict)}" if step.verdict else outputs
 
 
 def _result_of(name: str, step: Step, job: str, state: RunState) -> dict[str, Any]:
@@ -57,8 +59,12 @@ def find_done(step: Step, job: str, fingerprint: str, state: RunState) -> tuple[
 
 def is_claimed(step: Step, fingerprint: str, state: RunState) -> bool:
     """Whether what lies on disk of the step's outputs is known to be of this fingerprint."""
-    claims = {ran.fingerprint for ran in state.same_steps(step.name).values() if ran.fingerprint}
-    return claims == {fingerprint}
+    claims = {_of_outputs(ran.fingerprint) for ran in state.same_steps(step.name).values() if ran.fingerprint}
+    return claims == {_of_outputs(fingerprint)}
+
+
+def _of_outputs(fingerprint: str) -> str:
+    return fingerprint.partition("+")[0]
 
 
 def set_aside(step: Step, state: RunState) -> Path | None:

@@ -5,18 +5,18 @@ Every end, also that of a full disk, is an exit code, a termination message and 
 
 from __future__ import annotations
 
-import errno
 import re
 import traceback
 from pathlib import Path
 
 from kaito.contract import Job, JobFile
-from kaito.failure import ConfigFailure, ExitCode, Failure
+from kaito.failure import ConfigFailure, ExitCode, Failure, is_disk_full
 from kaito.runner.child import Timing
 from kaito.runner.events import EventLog, say
 from kaito.runner.files import PORT_FILE, path_inside, write_job_files
 from kaito.runner.lock import FolderLock, Locked
 from kaito.runner.outcome import Outcome
+from kaito.runner.reserve import disk_full, take_reserve, with_reserve
 from kaito.runner.signals import Signals
 from kaito.runner.state import STOPPED, RunState
 from kaito.runner.steps import JobContext, run_step
@@ -59,7 +59,7 @@ def conclude(end: JobEnd, termination: Path | None, *, whole: bool) -> int:
         say(f"error: {end.message}" + (f" ({end.hint})" if end.hint else ""))
     if termination is not None:
         try:
-            write_termination(end, termination, whole=whole)
+            with_reserve(termination.parent, lambda: write_termination(end, termination, whole=whole))
         except OSError as error:
             say(f"error: the termination message cannot be written to {termination}: {error.strerror}")
     print_report(end)
@@ -75,6 +75,7 @@ def _run_locked(
             (folder / earlier).unlink(missing_ok=True)
         job = job_file.job
         _check_job(job, folder)
+        take_reserve(folder)
         lock.name_holders(job=job.name)
         state = RunState.open(folder, job_file)
         context = JobContext(job.name, folder, lock, state, EventLog(folder), signals, timing)
@@ -142,8 +143,8 @@ def _check_job(job: Job, folder: Path) -> None:
 
 
 def _unwritable(error: OSError, folder: Path) -> JobEnd:
-    full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-    what = "the disk is full" if full else f"{error.strerror or error}"
     where = error.filename or folder
-    hint = "Free some space and start it again: it goes on from what is saved." if full else ""
-    return JobEnd(ExitCode.TEMPORARY, "", "NoSpace" if full else "FolderUnwritable", f"{where}: {what}", hint)
+    if is_disk_full(error):
+        failure = disk_full(error, folder)
+        return JobEnd(failure.exit_code, "", failure.reason, failure.message, failure.hint)
+    return JobEnd(ExitCode.TEMPORARY, "", "FolderUnwritable", f"{where}: {error.strerror or error}")

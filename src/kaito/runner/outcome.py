@@ -64,7 +64,8 @@ def _read_success(path: Path) -> Outcome:
     if value is None:
         message = f"It exited with 0, but its result is not a JSON object of at most {RESULT_LIMIT} bytes"
         return Outcome(ExitCode.BUG, "ResultInvalid", message, "This is a bug of the program.")
-    return Outcome(ExitCode.DONE, result=value)
+    note = value.get("note")  # what a person should know of a success: it becomes the step's message
+    return Outcome(ExitCode.DONE, message=note[:_TEXT_LIMIT] if isinstance(note, str) else "", result=value)
 
 
 def _read_failure(path: Path) -> dict[str, str] | None:

@@ -13,7 +13,7 @@ from kaito.runner.files import read_json_lines
 from kaito.runner.state import load_run
 
 _TAIL_BYTES = 64 * 1024
-_CHECKPOINTS = "checkpoints"
+CHECKPOINTS = "checkpoints"
 _CHECKPOINT_PREFIX = "checkpoint-"
 _ORDER = {"running": 3, "waiting": 2, "failed": 1, "done": 1, "pending": 1}
 
@@ -57,7 +57,7 @@ def read_progress(folder: Path) -> Progress:
 def newest_checkpoint(folder: Path) -> dict[str, Any] | None:
     """`{step, time}` of the complete checkpoint of the highest step. An incomplete one has a temporary name."""
     newest: dict[str, Any] | None = None
-    for entry in (folder / _CHECKPOINTS).glob(_CHECKPOINT_PREFIX + "*"):
+    for entry in (folder / CHECKPOINTS).glob(_CHECKPOINT_PREFIX + "*"):
         number = entry.name.removeprefix(_CHECKPOINT_PREFIX)
         if not number.isdecimal() or (newest is not None and int(number) <= newest["step"]):
             continue
@@ -66,6 +66,12 @@ def newest_checkpoint(folder: Path) -> dict[str, Any] | None:
         except FileNotFoundError:
             continue  # rotated away by the trainer just now
     return newest
+
+
+def checkpoint_step(folder: Path) -> int:
+    """The newest complete checkpoint's optimizer step, 0 without one."""
+    newest = newest_checkpoint(folder)
+    return 0 if newest is None else int(newest["step"])
 
 
 def _current_step(run: Run) -> tuple[str, str, StepRun] | None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from kaito.contract import JobFile, JobRun, Run, StepRun, from_json, to_json
 from kaito.failure import ConfigFailure
 from kaito.runner.files import replace_text
+from kaito.runner.reserve import with_reserve
 
 RUN_FILE = "run.json"
 STOPPED = "Stopped"
@@ -110,15 +111,17 @@ class RunState:
         return {job: ran.steps[name] for job, ran in self.run.jobs.items() if name in ran.steps}
 
     def record(self, job: str, name: str, step: StepRun) -> None:
+        """Record how a step ended or rests. On a full disk the reserve is given up for that, but never for a start."""
         self.run = _with_step(self.run, job, name, step)
-        self.save()
+        with_reserve(self.folder, self.save)
 
     def start(self, job: str, name: str, step: StepRun) -> None:
         """Record a step that is about to write its outputs. Unfinished ones of its name elsewhere end by that."""
         for other, ran in self.same_steps(name).items():
             if other != job and is_unfinished(ran):
                 self.run = _with_step(self.run, other, name, StepRun())
-        self.record(job, name, step)
+        self.run = _with_step(self.run, job, name, step)
+        self.save()
 
     def disclaim(self, name: str) -> None:
         """Say of a step, in every job that has it, that nothing on disk is known to be its."""
@@ -142,7 +145,7 @@ def _take_up(found: Run | None, job_file: JobFile) -> Run:
     job = job_file.job
     before = jobs.get(job.name, JobRun())
     steps = {step.name: _retried(before.steps.get(step.name, StepRun())) for step in job.steps}
-    jobs = {**jobs, job.name: JobRun(attempt=job_file.attempt, steps=steps)}
+    jobs = {**jobs, job.name: JobRun(job_file.attempt, steps, job_file.request)}
     return Run(workspace=job_file.workspace, run=job_file.run, inputs_hash=job_file.inputs_hash, jobs=jobs)
 
 

@@ -1,7 +1,8 @@
 """One step: skipped, or started until it is done, has failed for good, or the runner is told to stop.
 
 Exit 1, 75, unknown codes, signals and stalls are tried again in place, `Step.attempts` starts in all, with back-off.
-2 to 7 and a missed deadline are final. An out-of-memory kill earns one more start with `out_of_memory_argv`.
+2 to 7, a full disk and a missed deadline are final. An out-of-memory kill earns one more start, with
+`out_of_memory_argv`.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from kaito.contract import Step, StepRun
-from kaito.failure import ExitCode, Failure
+from kaito.failure import ExitCode, Failure, NoSpaceFailure, is_disk_full
 from kaito.runner.child import Ending, StepFiles, Timing, run_child
 from kaito.runner.events import EventLog
 from kaito.runner.fingerprint import find_done, fingerprint_of, is_claimed, set_aside
 from kaito.runner.lock import FolderLock
 from kaito.runner.outcome import Outcome, read_outcome
-from kaito.runner.progress import newest_checkpoint
+from kaito.runner.progress import CHECKPOINTS, checkpoint_step
+from kaito.runner.reserve import disk_full, give_up_reserve, take_reserve
 from kaito.runner.signals import Signals
 from kaito.runner.state import STOPPED, RunState, owner
 
@@ -54,9 +56,18 @@ def run_step(context: JobContext, step: Step) -> Outcome:
     """
     try:
         return _run(context, step)
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        give_up_reserve(context.folder)
+        return _fail_unstarted(context, step, disk_full(error, context.folder))
     except Failure as failure:  # it could not be started, or not be ended
-        outcome = Outcome(failure.exit_code, failure.reason, failure.message, failure.hint)
-        return _fail(context, step, context.state.step(context.job, step.name), outcome)
+        return _fail_unstarted(context, step, failure)
+
+
+def _fail_unstarted(context: JobContext, step: Step, failure: Failure) -> Outcome:
+    outcome = Outcome(failure.exit_code, failure.reason, failure.message, failure.hint)
+    return _fail(context, step, context.state.step(context.job, step.name), outcome)
 
 
 def _run(context: JobContext, step: Step) -> Outcome:
@@ -66,12 +77,16 @@ def _run(context: JobContext, step: Step) -> Outcome:
         return skipped
     begin = _take_over(context, step, fingerprint)
     if not is_claimed(step, fingerprint, context.state):
+        reached = checkpoint_step(context.folder) if CHECKPOINTS in step.outputs else 0
         moved = set_aside(step, context.state)
         if moved is not None:
             place = moved.relative_to(context.folder)
-            context.events.add(
-                step.name, "MovedAside", f"its inputs changed: {', '.join(step.outputs)} moved to {place}"
+            kept = (
+                f"training begins anew; {reached:,} steps are kept in"
+                if reached
+                else f"{', '.join(step.outputs)} moved to"
             )
+            context.events.add(step.name, "MovedAside", f"its inputs changed: {kept} {place}")
     return _run_attempts(context, step, fingerprint, begin)
 
 
@@ -103,8 +118,7 @@ def _take_over(context: JobContext, step: Step, fingerprint: str) -> _Begin:
     if ran.state == "waiting":
         return _Begin(min(ran.attempt + 1, step.attempts), reduced)
     if interrupted or ran.reason == STOPPED:
-        checkpoint = newest_checkpoint(context.folder)
-        progressed = checkpoint is not None and checkpoint["time"] > (ran.started or 0.0)
+        progressed = checkpoint_step(context.folder) > ran.checkpoint
         return _Begin(1 if progressed else max(1, ran.attempt), reduced)
     return _Begin(1, reduced=False)
 
@@ -113,12 +127,20 @@ def _run_attempts(context: JobContext, step: Step, fingerprint: str, begin: _Beg
     deadline = time.monotonic() + step.timeout_seconds
     attempt, reduced = begin.attempt, begin.reduced
     while True:
-        running = StepRun(state="running", attempt=attempt, fingerprint=fingerprint, owner=owner(), started=time.time())
+        running = StepRun(
+            state="running",
+            attempt=attempt,
+            fingerprint=fingerprint,
+            owner=owner(),
+            started=time.time(),
+            checkpoint=checkpoint_step(context.folder),
+        )
         if reduced:
             message = f"ran out of memory before; started with {' '.join(step.out_of_memory_argv)}"
             running = replace(running, reason=_OUT_OF_MEMORY, message=message)
         if context.signals.stops:
             return _stop(context, step, running, "told to stop before it was started")
+        take_reserve(context.folder)
         context.state.start(context.job, step.name, running)
         context.events.add(step.name, "Started", f"attempt {attempt} of {step.attempts}")
         ending = _start(context, step, attempt, reduced, deadline - time.monotonic())
@@ -130,7 +152,7 @@ def _run_attempts(context: JobContext, step: Step, fingerprint: str, begin: _Beg
             return _stop(context, step, running, f"{how}; it goes on from what is saved when it is started again")
         reduces = outcome.reason == _OUT_OF_MEMORY and ending.out_of_memory and not reduced
         reduces = reduces and bool(step.out_of_memory_argv)
-        delay = pause_seconds(context.timing, attempt)
+        delay = pause_seconds(context.timing, attempt, killed=ending.cause == "ended" and ending.code > 128)
         spent = attempt >= step.attempts or deadline - time.monotonic() <= delay
         if not reduces and (_is_final(outcome) or ending.cause == "deadline" or spent):
             return _fail(context, step, running, outcome)
@@ -160,12 +182,13 @@ def _start(context: JobContext, step: Step, attempt: int, reduced: bool, seconds
 
 
 def _is_final(outcome: Outcome) -> bool:
-    return ExitCode.CONFIG <= outcome.code <= ExitCode.DIVERGED
+    return ExitCode.CONFIG <= outcome.code <= ExitCode.DIVERGED or outcome.reason == NoSpaceFailure.reason
 
 
-def pause_seconds(timing: Timing, attempt: int) -> float:
+def pause_seconds(timing: Timing, attempt: int, *, killed: bool = False) -> float:
     """Doubles with each attempt; jitter keeps many runners from asking one registry at the same moment."""
-    longest = min(timing.backoff_limit_seconds, timing.backoff_seconds * 2.0 ** min(attempt - 1, 30))
+    first = timing.killed_backoff_seconds if killed else timing.backoff_seconds
+    longest = min(timing.backoff_limit_seconds, first * 2.0 ** min(attempt - 1, 30))
     return longest * random.uniform(0.5, 1.0)  # noqa: S311  jitter, not a secret
 
 

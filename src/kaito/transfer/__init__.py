@@ -5,7 +5,7 @@ Knows nothing of Kaito, of registries or of hubs.
 
 from kaito.transfer.client import build_client
 from kaito.transfer.download import Downloaded, download
-from kaito.transfer.errors import DigestMismatch, HostRefused, NoSpace, NotTLS, TransferError
+from kaito.transfer.errors import DigestMismatch, HostRefused, HostUnknown, NoSpace, NotTLS, TransferError
 from kaito.transfer.hosts import check_host, is_loopback
 from kaito.transfer.retry import backoff, send
 from kaito.transfer.space import require_free_space
@@ -14,6 +14,7 @@ __all__ = [
     "DigestMismatch",
     "Downloaded",
     "HostRefused",
+    "HostUnknown",
     "NoSpace",
     "NotTLS",
     "TransferError",

@@ -8,7 +8,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.message import Message
 from pathlib import Path
 from urllib.parse import unquote
@@ -47,20 +47,23 @@ def download(
     max_bytes: int | None = None,
     attempts: int = 5,
     progress: Progress | None = None,
+    place: Callable[[Downloaded], Path] | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Downloaded:
     """Download `url` into the file `target`, which appears only when it is complete, verified and synced.
 
     What has arrived lies in `TARGET.part` and is continued, also by a later process, if the server still has the same
     file (If-Range). `size` in bytes and `sha256` (hex) are verified; a wrong digest is fetched once more from the
-    start. `progress(done, total)` in bytes, about once a MiB, total 0 where it is not known. Raises TransferError,
-    HostRefused, DigestMismatch, NoSpace.
+    start. `progress(done, total)` in bytes, about once a MiB, total 0 where it is not known. `place` may choose
+    another path in the target's folder once all has arrived: what it records then counts from the moment that the file
+    is there, and if it raises, nothing that has arrived is fetched again. Raises TransferError, HostRefused,
+    DigestMismatch, NoSpace.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     part = _Part(target, source=shown(url))
     for last in (False, True):
         with full_disk_named(target.parent):
-            name = _fetch(
+            _fetch(
                 client,
                 url,
                 part,
@@ -74,9 +77,10 @@ def download(
             )
             wrong = _mismatch(part, size, sha256)
             if wrong is None:
-                length, digest = part.length, part.digest
-                part.finish()
-                return Downloaded(target, length, digest, name)
+                found = Downloaded(part.path, part.length, part.digest, part.name or _name_of_address(url))
+                final = target if place is None else place(found)
+                part.finish(final)
+                return replace(found, path=final)
             part.clear()
         if last:
             raise DigestMismatch(f"GET {shown(url)}: {wrong}")
@@ -84,14 +88,15 @@ def download(
 
 
 class _Part:
-    """The bytes that have arrived, their running digest, and the validator by which they may be continued."""
+    """The bytes that have arrived, their running digest, the file's name at the server, and the validator by which they
+    may be continued."""
 
     def __init__(self, target: Path, source: str) -> None:
         self.target = target
         self._source = hashlib.sha256(source.encode()).hexdigest()
         self.path = target.with_name(target.name + ".part")
         self._note = target.with_name(target.name + ".part.json")
-        self.validator = self._read_validator()
+        self.validator, self.name = self._read_note()
         self.length = 0
         self._hash = hashlib.sha256()
         if self.path.is_file():
@@ -103,10 +108,11 @@ class _Part:
     def digest(self) -> str:
         return self._hash.hexdigest()
 
-    def start_over(self, validator: str) -> None:
+    def start_over(self, validator: str, name: str) -> None:
         self.clear()
-        self.validator = validator
-        self._note.write_text(json.dumps({"source": self._source, "validator": validator}), encoding="utf-8")
+        self.validator, self.name = validator, name
+        note = {"source": self._source, "validator": validator, "name": name}
+        self._note.write_text(json.dumps(note), encoding="utf-8")
 
     def append(self, chunks: Iterator[bytes], limit: int | None) -> Iterator[int]:
         """Write the chunks at the end; yields the length after each."""
@@ -116,15 +122,15 @@ class _Part:
                     self.clear()
                     raise DigestMismatch(f"{self.target.name}: more arrives than the {limit} bytes that are expected")
                 file.write(chunk)
+                file.flush()  # a process that is killed keeps what it has got, to the last byte
                 self._add(chunk)
                 yield self.length
-            file.flush()
             os.fsync(file.fileno())
 
-    def finish(self) -> None:
+    def finish(self, target: Path) -> None:
         if not self.path.exists():
             self.path.touch()
-        self.path.replace(self.target)
+        self.path.replace(target)
         self._note.unlink(missing_ok=True)
         folder = os.open(self.target.parent, os.O_RDONLY)
         try:
@@ -135,18 +141,18 @@ class _Part:
     def clear(self) -> None:
         self.path.unlink(missing_ok=True)
         self._note.unlink(missing_ok=True)
-        self.length, self._hash, self.validator = 0, hashlib.sha256(), ""
+        self.length, self._hash, self.validator, self.name = 0, hashlib.sha256(), "", ""
 
     def _add(self, chunk: bytes) -> None:
         self.length += len(chunk)
         self._hash.update(chunk)
 
-    def _read_validator(self) -> str:
+    def _read_note(self) -> tuple[str, str]:
         try:
             note = json.loads(self._note.read_text(encoding="utf-8"))
-            return str(note["validator"]) if note["source"] == self._source else ""
+            return (str(note["validator"]), str(note["name"])) if note["source"] == self._source else ("", "")
         except (OSError, ValueError, KeyError, TypeError):
-            return ""
+            return "", ""
 
 
 def _fetch(
@@ -161,9 +167,10 @@ def _fetch(
     attempts: int,
     progress: Progress | None,
     sleep: Callable[[float], None],
-) -> str:
-    """Fill the part to its end; returns the file's suggested name."""
+) -> None:
+    """Fill the part to its end."""
     failures = 0
+    furthest = part.length
     while True:
         if size is not None and part.length > size:
             part.clear()
@@ -171,8 +178,7 @@ def _fetch(
         if part.length and not part.validator and sha256 is None:
             part.clear()
         if size is not None and part.length == size and sha256 is not None and part.length > 0:
-            return _name_of_address(url)
-        began = part.length
+            return
         try:
             response = send(
                 client,
@@ -182,15 +188,18 @@ def _fetch(
                 expect=(200, 206, 416),
                 stream=True,
                 attempts=max(1, attempts - failures),
+                name_attempts=max(1, attempts - failures),
                 sleep=sleep,
             )
             try:
-                if _receive(response, part, size, max_bytes, progress):
-                    return _suggest_name(url, response)
+                if _receive(url, response, part, size, max_bytes, progress):
+                    return
             finally:
                 response.close()
         except httpx.TransportError as cause:
-            failures = 1 if part.length - began >= _PROGRESS_BYTES else failures + 1
+            # Farther than ever: a server without Range that always breaks off begins anew each time, for ever.
+            failures = 1 if part.length - furthest >= _PROGRESS_BYTES else failures + 1
+            furthest = max(furthest, part.length)
             error = connection_error("GET", url, cause)
             if not error.retryable or failures >= attempts:
                 raise error from cause
@@ -205,10 +214,16 @@ def _range_headers(part: _Part) -> dict[str, str]:
 
 
 def _receive(
-    response: httpx.Response, part: _Part, size: int | None, max_bytes: int | None, progress: Progress | None
+    url: str,
+    response: httpx.Response,
+    part: _Part,
+    size: int | None,
+    max_bytes: int | None,
+    progress: Progress | None,
 ) -> bool:
     """Take an answer's body into the part. False if the part did not fit to the answer and was thrown away."""
-    encoded = response.headers.get("content-encoding", "identity").lower() not in ("", "identity")
+    name = part.name if response.status_code == 206 and part.name else _suggest_name(url, response)
+    encoded = _is_encoded(response, name)
     if response.status_code == 416:
         complete = _total_of_range(response) == part.length
         if not complete:
@@ -217,14 +232,14 @@ def _receive(
             part.clear()
         return complete
     if response.status_code == 206:
-        if encoded or _start_of_range(response) != part.length:
+        if encoded or _start_of_range(response) != part.length or _is_of_another(response, part.validator):
             if not part.length:
                 raise TransferError(f"GET {shown(response.request.url)}: the server sends a part unasked", status=206)
             part.clear()
             return False
         total = _total_of_range(response) or 0
     else:
-        part.start_over("" if encoded else _validator(response))
+        part.start_over("" if encoded else _validator(response), name)
         length = response.headers.get("content-length", "")
         total = int(length) if length.isdigit() and not encoded else 0
     if size is not None and total and total != size:
@@ -244,6 +259,19 @@ def _receive(
     if progress is not None:
         progress(part.length, total or part.length)
     return True
+
+
+def _is_encoded(response: httpx.Response, name: str) -> bool:
+    """Whether the body is in a coding of the server's own. Of `x.gz`, gzip is no coding but the file itself."""
+    coding = response.headers.get("content-encoding", "").strip().lower()
+    if coding in ("gzip", "x-gzip") and name.lower().endswith((".gz", ".tgz")):
+        return False
+    return coding not in ("", "identity")
+
+
+def _is_of_another(response: httpx.Response, validator: str) -> bool:
+    """Whether a server that passes over If-Range sends a part of another file than the one that was begun."""
+    return validator.startswith('"') and _validator(response).startswith('"') and _validator(response) != validator
 
 
 def _validator(response: httpx.Response) -> str:
@@ -283,7 +311,7 @@ def _suggest_name(url: str, response: httpx.Response) -> str:
 
 
 def _name_of_address(url: str) -> str:
-    return _safe_name(unquote(httpx.URL(url).path))
+    return _safe_name(unquote(httpx.URL(url).path).rstrip("/"))
 
 
 def _safe_name(text: str) -> str:

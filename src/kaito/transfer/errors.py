@@ -2,6 +2,7 @@
 
 TransferError
 ├── NotTLS           the server speaks no TLS
+├── HostUnknown      the host's name cannot be resolved
 ├── HostRefused      the host, or an address of it, is loopback, private, link-local or a metadata service
 ├── DigestMismatch   what arrived is not what was announced
 └── NoSpace          the disk is full, or would be
@@ -28,6 +29,10 @@ class TransferError(Exception):
 
 
 class NotTLS(TransferError):
+    pass
+
+
+class HostUnknown(TransferError):
     pass
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import email.utils
 import random
+import socket
 import ssl
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
-from kaito.transfer.errors import NotTLS, TransferError
+from kaito.transfer.errors import HostUnknown, NotTLS, TransferError
 
 # Bytes, or a function that starts the body anew: a body that is used up cannot be sent a second time.
 Content = bytes | Callable[[], Iterable[bytes]]
@@ -19,6 +20,8 @@ Content = bytes | Callable[[], Iterable[bytes]]
 BACKOFF_SECONDS = 0.5
 LONGEST_WAIT_SECONDS = 60.0
 LARGEST_ANSWER_BYTES = 16 << 20
+NAME_ATTEMPTS = 2  # a name that is not found twice is misspelt, or there is no network
+_Cause = TypeVar("_Cause", bound=BaseException)
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _BODY_KEEPING_REDIRECTS = frozenset({307, 308})
@@ -39,6 +42,7 @@ def send(
     params: Mapping[str, str] | None = None,
     stream: bool = False,
     attempts: int = 5,
+    name_attempts: int = NAME_ATTEMPTS,
     expect: Collection[int] = (200,),
     redirects: int = 5,
     max_bytes: int = LARGEST_ANSWER_BYTES,
@@ -46,10 +50,11 @@ def send(
 ) -> httpx.Response:
     """The answer to a request, its status one of `expect`.
 
-    Connection errors, 408, 425, 429 and 5xx are tried again, `attempts` times in all, with exponential back-off and
-    jitter; Retry-After is honoured up to a minute. Redirects are followed, each checked by the client's host rule,
-    with Authorization dropped where the origin changes. With `stream` the caller reads and closes the answer; else it
-    is read whole, at most `max_bytes`. Raises TransferError (with `status` where an answer came), HostRefused.
+    Connection errors, 408, 425, 429 and 5xx are tried again, `attempts` times in all (`name_attempts` where the host's
+    name cannot be resolved), with exponential back-off and jitter; Retry-After is honoured up to a minute. Redirects
+    are followed, each checked by the client's host rule, with Authorization dropped where the origin changes. With
+    `stream` the caller reads and closes the answer; else it is read whole, at most `max_bytes`. Raises TransferError
+    (with `status` where an answer came), HostRefused.
     """
     target = parse_url(url).copy_merge_params(params) if params else parse_url(url)
     for attempt in range(1, attempts + 1):
@@ -63,7 +68,7 @@ def send(
             response.close()
         except httpx.TransportError as cause:
             error = connection_error(method, target, cause)
-        if not error.retryable or attempt == attempts:
+        if not error.retryable or attempt >= (name_attempts if isinstance(error, HostUnknown) else attempts):
             raise error
         sleep(backoff(attempt, error.pause))
     raise AssertionError("attempts is at least 1")
@@ -93,7 +98,9 @@ def is_retried(status: int) -> bool:
 
 def connection_error(method: str, url: str | httpx.URL, cause: httpx.TransportError) -> TransferError:
     """A failed connection in words. Refused certificates and broken addresses are final, all else may pass."""
-    tls = _tls_error(cause)
+    if _find_cause(cause, socket.gaierror) is not None:
+        return HostUnknown(f"{method} {shown(url)}: {cause}", retryable=True)
+    tls = _find_cause(cause, ssl.SSLError)
     if isinstance(tls, ssl.SSLCertVerificationError):
         why = f"the server's certificate is not trusted: {tls.verify_message} (SSL_CERT_FILE names a CA file)"
         return TransferError(f"{method} {shown(url)}: {why}")
@@ -173,9 +180,9 @@ def _status_error(method: str, url: httpx.URL, response: httpx.Response) -> Tran
     return TransferError(message, retryable=is_retried(status), status=status, pause=retry_after(response.headers))
 
 
-def _tls_error(cause: BaseException | None) -> ssl.SSLError | None:
+def _find_cause(cause: BaseException | None, kind: type[_Cause]) -> _Cause | None:
     while cause is not None:
-        if isinstance(cause, ssl.SSLError):
+        if isinstance(cause, kind):
             return cause
         cause = cause.__cause__ or cause.__context__
     return None

@@ -43,6 +43,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--owner", default=DEFAULT_OWNER, metavar="NAMESPACE.NAME", help="the Workspace that owns the results"
     )
     parser.add_argument("--min-improvement", type=float, metavar="X", help="fail unless the held-out loss falls by X")
+    parser.add_argument(
+        "--early-stopping-patience", type=_positive, metavar="N", help="stop after N evaluations without a lower loss"
+    )
     parser.add_argument("--micro-batch-divisor", type=_positive, default=1, metavar="N", help="train in smaller pieces")
     parser.add_argument("--checkpoint-seconds", type=float, default=60.0, metavar="S", help="between checkpoints (60)")
     parser.add_argument("--checkpoint-steps", type=_positive, metavar="N", help="a checkpoint every N steps as well")
@@ -72,6 +75,7 @@ def main(argv: list[str]) -> dict[str, Any] | None:
         data_digest=arguments.data_digest,
         owner=arguments.owner,
         min_improvement=arguments.min_improvement,
+        early_stopping_patience=arguments.early_stopping_patience,
         micro_batch_divisor=arguments.micro_batch_divisor,
         save_seconds=arguments.checkpoint_seconds,
         save_steps=arguments.checkpoint_steps,
@@ -111,7 +115,8 @@ def _mentions_bits(config: Path) -> bool:
         text = config.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return False
-    return "bit" in re.sub(r"load_in_[48]bit\W{1,3}false", "", text)
+    said = re.sub(r"load_in_[48]bit\W{1,3}false", "", text)
+    return any(word in said for word in ("bit", "bnb", "ademamix"))
 
 
 def _positive(text: str) -> int:

@@ -1,14 +1,19 @@
-"""Rows -> batches: the seeded order of an epoch, and the collator. Packing would go here; there is none yet.
+"""Rows -> batches: the seeded order of an epoch, its cut into micro-batches, and how a micro-batch lies in memory.
 
-An epoch is cut into *global batches*, one per optimizer step; a global batch into micro-batches, the same number on
-every rank. Which rows share a step depends on the seed, the epoch and the global batch size alone: neither the
-micro-batch nor the number of processes changes what is learned.
+An epoch is cut into *global batches*, one per optimizer step; a global batch into micro-batches, shared out over the
+ranks. Which rows share a step depends on the seed, the epoch and the global batch size alone: neither the micro-batch
+nor the number of processes, neither padding nor packing changes what is learned.
+
+A micro-batch is either *padded*, (rows, longest), or *packed*: one row of all its documents, one after the other,
+without padding. Whether a model may be packed is not decided here: see `kaito.tuning.packing`.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import heapq
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,14 +23,16 @@ from kaito.tuning.data import Example
 
 IGNORED = -100  # the label of a position that is not trained: torch's convention
 NO_ROW = -1  # an index that stands for an empty row: fills up a rank's share of an epoch's last, short batch
+NOTHING = Example(np.zeros(1, dtype=np.int32), np.zeros(1, dtype=np.bool_))  # what it stands for
 WINDOW = 8  # global batches that are sorted by length together: less padding, and still a different mix each epoch
 
 
-class EpochBatches(Sampler[list[int]]):
-    """Micro-batches of row indices for one rank, in order. Set `epoch` before iterating.
+class EpochBatches(Sampler[list[list[int]]]):
+    """One item an optimizer step: the micro-batches, as row indices, that one rank makes of it. Set `epoch` first.
 
-    `batch`: rows of one optimizer step over all ranks; `micro`: rows of a micro-batch at most. `by_length`: draw rows
-    of like length together.
+    `batch`: rows of a step over all ranks. `micro`: rows of a padded micro-batch at most; a packed one holds at most
+    as many tokens as the largest padded one, `micro` times the longest row. `by_length`: draw rows of like length
+    together.
     """
 
     def __init__(
@@ -37,9 +44,11 @@ class EpochBatches(Sampler[list[int]]):
         seed: int,
         shuffle: bool = True,
         by_length: bool = True,
+        packed: bool = False,
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
+        self.packed = packed
         self.lengths = np.asarray(lengths, dtype=np.int64)
         self.batch, self.micro, self.seed = batch, micro, seed
         self.shuffle, self.by_length = shuffle, by_length
@@ -47,19 +56,12 @@ class EpochBatches(Sampler[list[int]]):
         self.epoch = 0
 
     def __len__(self) -> int:
-        full, rest = divmod(len(self.lengths), self.batch)
-        return (full * self._pieces(self.batch) + self._pieces(rest)) // self.ranks
+        return self.steps_per_epoch
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list[list[int]]]:
         for rows in self.steps():
-            pieces = np.array_split(rows, self._pieces(len(rows)))
-            for piece in pieces[self.rank :: self.ranks]:
-                yield piece.tolist() or [NO_ROW]
-
-    @property
-    def accumulation(self) -> int:
-        """Micro-batches that a rank makes of a whole step."""
-        return self._pieces(self.batch) // self.ranks
+            pieces = self._by_tokens(rows) if self.packed else self._by_rows(rows)
+            yield [piece or [NO_ROW] for piece in pieces[self.rank :: self.ranks]]
 
     @property
     def steps_per_epoch(self) -> int:
@@ -86,9 +88,37 @@ class EpochBatches(Sampler[list[int]]):
         shuffled = [batches[index] for index in random.permutation(len(batches))]
         return np.concatenate([*shuffled, order[whole:]])  # the short batch stays last: ranks must agree on its size
 
-    def _pieces(self, rows: int) -> int:
-        """Micro-batches over all ranks that `rows` of one step make: as many on each rank."""
-        return -(-rows // (self.micro * self.ranks)) * self.ranks
+    def _by_rows(self, rows: np.ndarray) -> list[list[int]]:
+        """Micro-batches over all ranks, as many on each: at most `micro` rows in each, of like length."""
+        count = -(-len(rows) // (self.micro * self.ranks)) * self.ranks
+        return [piece.tolist() for piece in np.array_split(rows, count)]
+
+    def _by_tokens(self, rows: np.ndarray) -> list[list[int]]:
+        """Micro-batches over all ranks, as many on each, as few and as equal in tokens as the memory allows."""
+        budget = self.micro * int(self.lengths.max())
+        pieces = cut_by_tokens(self.lengths[rows].tolist(), budget, multiple=self.ranks)
+        return [rows[piece].tolist() for piece in pieces]
+
+
+def cut_by_tokens(lengths: Sequence[int], budget: int, *, multiple: int = 1) -> list[list[int]]:
+    """Indices of `lengths` in pieces of at most `budget` tokens, or of a single row; their number is a `multiple`.
+
+    The longest row first, each into the piece that has the fewest tokens: pieces that are equal need equal time, so
+    no rank waits for another. One piece more (per rank) wherever that does not fit.
+    """
+    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+    least = min(len(lengths), -(-sum(lengths) // budget))
+    count = -(-least // multiple) * multiple
+    while True:
+        pieces: list[list[int]] = [[] for _ in range(count)]
+        fills = [(0, piece) for piece in range(count)]
+        for index in order:
+            tokens, piece = heapq.heappop(fills)
+            pieces[piece].append(index)
+            heapq.heappush(fills, (tokens + lengths[index], piece))
+        if max(fills)[0] <= budget or count >= len(lengths):
+            return [sorted(piece) for piece in pieces]
+        count += multiple
 
 
 def order_digest(examples: Sequence[Example], batches: EpochBatches) -> str:
@@ -100,8 +130,8 @@ def order_digest(examples: Sequence[Example], batches: EpochBatches) -> str:
     return "sha256:" + digest.hexdigest()
 
 
-class Rows(torch.utils.data.Dataset[Example]):
-    """The examples as a dataset; `NO_ROW` gives a row of one token of which nothing is learned."""
+class Rows(torch.utils.data.Dataset[list[Example]]):
+    """The examples as a dataset of micro-batches; `NO_ROW` gives a row of one token of which nothing is learned."""
 
     def __init__(self, examples: Sequence[Example]) -> None:
         self.examples = examples
@@ -109,14 +139,12 @@ class Rows(torch.utils.data.Dataset[Example]):
     def __len__(self) -> int:
         return len(self.examples)
 
-    def __getitem__(self, index: int) -> Example:
-        if index == NO_ROW:
-            return Example(np.zeros(1, dtype=np.int32), np.zeros(1, dtype=np.bool_))
-        return self.examples[index]
+    def __getitem__(self, indices: Sequence[int]) -> list[Example]:
+        return [NOTHING if index == NO_ROW else self.examples[index] for index in indices]
 
 
-def collate(examples: Sequence[Example], pad_token_id: int) -> dict[str, torch.Tensor]:
-    """Examples -> one batch, padded on the right to the longest.
+def collate(examples: Sequence[Example], pad_token_id: int) -> dict[str, Any]:
+    """Examples -> one padded batch, on the right to the longest.
 
     `input_ids`, `attention_mask`, `labels`: (rows, tokens); labels are decided by position, never by token id, so that
     a pad token that is also the end-of-turn token is learned where it ends a turn. `kept`: (k), the positions whose
@@ -132,15 +160,46 @@ def collate(examples: Sequence[Example], pad_token_id: int) -> dict[str, torch.T
         input_ids[row, :length] = tokens
         attention_mask[row, :length] = 1
         labels[row, :length] = torch.where(torch.from_numpy(example.trained), tokens, IGNORED)
-    kept = (labels[:, 1:] != IGNORED).any(dim=0).nonzero().flatten()
+    return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels, "kept": _kept(labels)}
+
+
+def flatten(examples: Sequence[Example]) -> dict[str, Any]:
+    """Examples -> one packed batch: `input_ids`, `position_ids`, `labels` (1, tokens of all), `kept` as in `collate`.
+
+    `position_ids` begin anew at each document. `bounds`: where each document begins, and the end of the last, on the
+    host; `cu_seqlens`: the same as int32, where the model is. The first label of a document is not trained: the
+    document before it must not be asked for it.
+    """
+    lengths = [len(example.input_ids) for example in examples]
+    bounds = [0, *np.cumsum(lengths).tolist()]
+    input_ids = torch.from_numpy(np.concatenate([example.input_ids for example in examples]).astype(np.int64))
+    trained = torch.from_numpy(np.concatenate([example.trained for example in examples]))
+    labels = torch.where(trained, input_ids, IGNORED)
+    labels[bounds[:-1]] = IGNORED
     return {
-        "input_ids": input_ids,
-        "attention_mask": attention_mask,
-        "labels": labels,
-        "kept": kept if len(kept) else torch.zeros(1, dtype=torch.long),
+        "input_ids": input_ids[None],
+        "position_ids": torch.cat([torch.arange(length) for length in lengths])[None],
+        "labels": labels[None],
+        "kept": _kept(labels[None]),
+        "bounds": tuple(bounds),
+        "cu_seqlens": torch.tensor(bounds, dtype=torch.int32),
     }
 
 
-def trained_tokens(batch: dict[str, torch.Tensor]) -> int:
+def _kept(labels: torch.Tensor) -> torch.Tensor:
+    kept = (labels[:, 1:] != IGNORED).any(dim=0).nonzero().flatten()
+    return kept if len(kept) else torch.zeros(1, dtype=torch.long)
+
+
+def build_batch(examples: Sequence[Example], *, packed: bool, pad_token_id: int) -> dict[str, Any]:
+    return flatten(examples) if packed else collate(examples, pad_token_id)
+
+
+def trained_tokens(batch: Mapping[str, Any]) -> int:
     """Labels of a batch that count in the loss. The first token of a row is never predicted."""
     return int((batch["labels"][:, 1:] != IGNORED).sum())
+
+
+def seen_tokens(batch: Mapping[str, Any]) -> int:
+    """Tokens of a batch without its padding."""
+    return int(batch["attention_mask"].sum()) if "attention_mask" in batch else batch["input_ids"].numel()

@@ -35,6 +35,7 @@ class Outcome:
     loss: float | None
     eval_loss: float | None
     base: HeldOutLoss | None
+    note: str = ""
 
 
 def write_files(
@@ -101,6 +102,8 @@ def model_card(outcome: Outcome) -> str:
         ("learning rate", f"{outcome.config.training.learning_rate}, {outcome.config.training.lr_scheduler_type}"),
         ("training loss", _shown(outcome.loss)),
     ]
+    if outcome.note:
+        rows.append(("end", outcome.note))
     if outcome.base is not None:
         rows.append(("held-out rows", f"{outcome.base.rows:,}"))
         rows.append(("held-out loss, base", _shown(outcome.base.loss)))

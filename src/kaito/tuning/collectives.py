@@ -8,6 +8,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+LAUNCH_VARIABLE = "KAITO_LAUNCH"  # a name that the ranks started together share, and no others
+
 
 def rank() -> int:
     return int(os.environ.get("RANK", "0"))

@@ -21,6 +21,7 @@ from kaito.api.training import LoraConfig, TrainingConfig
 from kaito.failure import ConfigFailure, ModelFailure
 from kaito.tuning.memory import is_out_of_memory
 from kaito.tuning.precision import Precision
+from kaito.tuning.setting_errors import SETTING_ERRORS
 
 SAFETENSORS_HEADER_LIMIT = 100_000_000  # bytes; the format's own bound
 
@@ -95,6 +96,12 @@ def load_base(folder: Path, config: TrainingConfig, precision: Precision, device
         options["quantization_config"] = _quantization(config, precision)
     try:
         model, loading = AutoModelForCausalLM.from_pretrained(str(folder), **options)
+    except ImportError as error:  # a kernel of attention or a quantisation that is a package of its own
+        raise ConfigFailure(
+            f"the settings need a package that is not installed here: {error}",
+            "leave ModelConfig.attn_implementation out, or use sdpa or eager",
+            reason="NotInstalled",
+        ) from error
     except Exception as error:  # transformers and safetensors raise a dozen types for a base that does not load
         if is_out_of_memory(error):
             raise
@@ -125,6 +132,7 @@ def _quantization(config: TrainingConfig, precision: Precision) -> Any:
 
     options = config.quantization.model_dump(exclude_none=True)
     options.pop("quant_method", None)
+    options.pop("llm_int8_enable_fp32_cpu_offload", None)  # each GPU holds the whole model
     options["bnb_4bit_compute_dtype"] = (
         torch.float32 if precision.compute_4bit == "auto" else getattr(torch, precision.compute_4bit)
     )
@@ -165,12 +173,13 @@ def add_adapter(model: nn.Module, lora: LoraConfig, *, repo: str, revision: str)
     options = {key: value for key in _PEFT_KEYS if (value := getattr(lora, key)) is not None}
     if options.get("target_modules") in ("all-linear", ["all-linear"]):
         options["target_modules"] = all_linear(model)
+    kinds = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    require_matches(model, lora)
     try:
         wrapped = peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", **options))
-    except (ValueError, TypeError, NotImplementedError) as error:
-        kinds = Counter(
-            name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear)
-        )
+    except (*SETTING_ERRORS, RuntimeError) as error:
+        if is_out_of_memory(error) or "CUDA error" in str(error):
+            raise
         raise ConfigFailure(
             f"LoraConfig does not fit the base model: {error}",
             f"linear layers of this model: {', '.join(sorted(kinds))}",
@@ -182,6 +191,33 @@ def add_adapter(model: nn.Module, lora: LoraConfig, *, repo: str, revision: str)
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     return wrapped
+
+
+def require_matches(model: Any, lora: LoraConfig) -> None:
+    """Raises ConfigFailure for names and tokens that the base lacks, where peft says nothing or fails in its middle."""
+    modules = [name for name, _ in model.named_modules()]
+    parameters = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    for key, wished, known in (
+        ("modules_to_save", lora.modules_to_save, modules),
+        ("target_parameters", lora.target_parameters, parameters),
+    ):
+        for name in wished or ():
+            if not any(f".{found}".endswith(f".{name}") for found in known):
+                endings = sorted({found.rsplit(".", 1)[-1] for found in known} - {""})
+                raise ConfigFailure(
+                    f"LoraConfig.{key}: nothing in the base model is named {name}",
+                    f"names of this model end in {', '.join(word for word in endings if not word.isdecimal())}",
+                    reason="LoraConfigInvalid",
+                )
+    tokens = lora.trainable_token_indices or []
+    rows = model.get_input_embeddings().weight.shape[0]
+    for token in tokens if isinstance(tokens, list) else [token for many in tokens.values() for token in many]:
+        if not 0 <= token < rows:
+            raise ConfigFailure(
+                f"LoraConfig.trainable_token_indices: the base model has no token {token}",
+                f"its tokens are 0 to {rows - 1}",
+                reason="LoraConfigInvalid",
+            )
 
 
 def all_linear(model: Any) -> list[str] | str:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,6 +26,7 @@ from kaito.failure import (
     TemporaryFailure,
 )
 from kaito.program import PARENT_VARIABLE, PROGRESS_VARIABLE, RESULT_VARIABLE, Stopped
+from kaito.tuning.collectives import LAUNCH_VARIABLE
 from kaito.tuning.threads import available_cpus
 
 POLL_SECONDS = 0.1
@@ -72,11 +74,11 @@ def launch(argv: list[str], count: int) -> dict[str, Any]:
 
 
 def _run_all(argv: list[str], count: int) -> tuple[int, dict[str, Any]]:
-    """Exit code and result: those of the first rank, or of the first that failed."""
+    """Exit code and result: those of the first rank, or of the one that the others failed for."""
     with tempfile.TemporaryDirectory(prefix="kaito-ranks-") as folder:
         results = [Path(folder) / f"{index}.json" for index in range(count)]
-        port = _free_port()
-        children = [_start(argv, index, count, port, results[index]) for index in range(count)]
+        port, name = _free_port(), uuid.uuid4().hex
+        children = [_start(argv, index, count, port, name, results[index]) for index in range(count)]
 
         def pass_on(number: int, _frame: FrameType | None) -> None:
             for child in children:
@@ -97,11 +99,12 @@ def _run_all(argv: list[str], count: int) -> tuple[int, dict[str, Any]]:
         return code, json.loads(results[chosen].read_bytes()) if results[chosen].exists() else {}
 
 
-def _start(argv: list[str], index: int, count: int, port: int, result: Path) -> subprocess.Popen[bytes]:
+def _start(argv: list[str], index: int, count: int, port: int, name: str, result: Path) -> subprocess.Popen[bytes]:
     environment = {
         **os.environ,
         PARENT_VARIABLE: str(os.getpid()),
         RESULT_VARIABLE: str(result),
+        LAUNCH_VARIABLE: name,
         "RANK": str(index),
         "LOCAL_RANK": str(index),
         "WORLD_SIZE": str(count),
@@ -116,18 +119,30 @@ def _start(argv: list[str], index: int, count: int, port: int, result: Path) -> 
 
 
 def _wait(children: list[subprocess.Popen[bytes]]) -> int | None:
-    """Wait for all. The index of the first that ended badly; the others then have a moment to end by themselves."""
-    failed: int | None = None
+    """Wait for all; the others have a moment to end by themselves after one ended badly. The index of the cause."""
     deadline = float("inf")
     while any(child.poll() is None for child in children) and time.monotonic() < deadline:
-        if failed is None:
-            failed = next((index for index, child in enumerate(children) if child.poll() not in (None, 0)), None)
-            if failed is not None:
-                deadline = time.monotonic() + GRACE_SECONDS
+        if deadline == float("inf") and any(child.poll() not in (None, 0) for child in children):
+            deadline = time.monotonic() + GRACE_SECONDS
         time.sleep(POLL_SECONDS)
-    if failed is None:
-        failed = next((index for index, child in enumerate(children) if child.returncode), None)
-    return failed
+    return cause_of_the_end([child.poll() for child in children])
+
+
+def cause_of_the_end(codes: list[int | None]) -> int | None:
+    """The index of the process whose end the others' followed from; None where none ended badly.
+
+    `codes`: exit codes, minus n for signal n, None for one that still runs. When one process is gone, its peers fail in
+    the middle of an exchange: as a bug (1), or aborted by the library. So a kill counts first, and a code of our own.
+    """
+    ended = {index: code for index, code in enumerate(codes) if code}
+
+    def order(index: int) -> tuple[int, int]:
+        code = ended[index]
+        if code in (ExitCode.BUG, -signal.SIGABRT):
+            return 2, index
+        return int(code >= 0), index
+
+    return min(ended, key=order, default=None)
 
 
 def _free_port() -> int:

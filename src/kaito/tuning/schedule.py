@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from kaito.api.effects import deciding
 from kaito.api.training import TrainingConfig
 from kaito.contract import digest_of
 from kaito.tuning.batches import EpochBatches
@@ -12,27 +13,14 @@ from kaito.tuning.collectives import rank, ranks
 from kaito.tuning.data import Example
 from kaito.tuning.precision import Precision
 
-# What may differ at an equal result: how a step's rows are cut, where and when things are written.
-_NOT_IDENTITY = (
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "per_device_eval_batch_size",
-    "logging_steps",
-    "logging_strategy",
-    "output_dir",
-    "save_strategy",
-    "save_steps",
-    "save_total_limit",
-)
-
 
 def split_seed(config: TrainingConfig) -> int:
     chosen = config.dataset.shuffle_seed
     return chosen if chosen is not None else config.training.seed or 0
 
 
-def build_batches(config: TrainingConfig, examples: Sequence[Example], micro: int) -> EpochBatches:
-    """The order of the run's rows, for this rank, with `micro` rows in a micro-batch at most."""
+def build_batches(config: TrainingConfig, examples: Sequence[Example], micro: int, *, packed: bool) -> EpochBatches:
+    """The order of the run's rows, for this rank, in micro-batches of the memory that `micro` padded rows take."""
     strategy = config.training.train_sampling_strategy
     seed = config.training.data_seed
     return EpochBatches(
@@ -42,6 +30,7 @@ def build_batches(config: TrainingConfig, examples: Sequence[Example], micro: in
         seed=seed if seed is not None else split_seed(config),
         shuffle=config.dataset.shuffle_dataset is not False and strategy != "sequential",
         by_length=strategy != "random",
+        packed=packed,
         rank=rank(),
         ranks=ranks(),
     )
@@ -61,6 +50,12 @@ def total_steps(config: TrainingConfig, steps_per_epoch: int) -> int:
     return math.ceil((config.training.num_train_epochs or 1) * steps_per_epoch)
 
 
+def warmup_steps(config: TrainingConfig, total: int) -> int:
+    """Steps of rising learning rate, below 1 their share of all. At least one step is left to train at the full one."""
+    asked = config.training.warmup_steps or 0.0
+    return min(int(asked) if asked >= 1 else math.ceil(asked * total), max(total - 1, 0))
+
+
 def save_stride(config: TrainingConfig, total: int, steps_per_epoch: int) -> int | None:
     """Steps between the checkpoints that the user asked for, on top of those that are always made."""
     if config.training.save_strategy == "epoch":
@@ -75,12 +70,10 @@ def identity_of(
     config: TrainingConfig, *, precision: Precision, order: str, held_out: str, repo: str, revision: str
 ) -> str:
     """Hash of everything that decides the adapter: settings, rows and their order, the base's revision."""
-    settings = config.model_dump(mode="json", exclude_none=True)
-    for key in _NOT_IDENTITY:
-        settings["training"].pop(key, None)
+    settings = config.model_dump(mode="json", by_alias=True, exclude_none=True)
     return digest_of(
         {
-            "settings": settings,
+            "settings": deciding(settings),
             "precision": [precision.weights, precision.autocast, precision.compute_4bit],
             "batch": rows_of_a_step(config),
             "rows": [order, held_out],

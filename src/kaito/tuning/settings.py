@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from kaito.api.effects import is_without_effect
 from kaito.api.training import TrainingConfig, merge
+from kaito.api.training_rules import contradictions, without_secrets
 from kaito.failure import ConfigFailure
+from kaito.tuning.collectives import ranks
+from kaito.tuning.precision import AMPERE
 
 FALLBACKS = TrainingConfig.model_validate(
     {
@@ -43,40 +46,48 @@ FALLBACKS = TrainingConfig.model_validate(
 """`train_test_split` stays unsaid: 5 % are held out, see `kaito.tuning.data`. So does the type of the weights: it
 depends on the device, see `kaito.tuning.precision`."""
 
-SCHEDULES_WITH_FEEDBACK = ("reduce_lr_on_plateau", "greedy")
-
 
 def effective(config: TrainingConfig) -> TrainingConfig:
-    """The configuration with every gap filled. Raises ConfigFailure for what the trainer cannot do."""
-    filled = merge(FALLBACKS, config)
+    """The configuration with every gap filled and no secret in it.
+
+    Raises ConfigFailure for settings that contradict each other.
+    """
+    filled = merge(FALLBACKS, without_secrets(config))
     if filled.model.chat_template is None and filled.training.chat_template_path is not None:
         model = filled.model.model_copy(update={"chat_template": filled.training.chat_template_path})
         filled = filled.model_copy(update={"model": model})
-    if filled.quantization.load_in_4bit and filled.quantization.load_in_8bit:
-        raise ConfigFailure("load_in_4bit and load_in_8bit are both true", "set one of them")
-    if filled.training.lr_scheduler_type in SCHEDULES_WITH_FEEDBACK:
-        raise ConfigFailure(
-            f"TrainingArguments.lr_scheduler_type: {filled.training.lr_scheduler_type} follows the held-out loss,"
-            " and a run that was interrupted could not repeat it",
-            "use cosine, linear or another schedule of the step alone",
-        )
-    if isinstance(filled.lora.init_lora_weights, str) and filled.lora.init_lora_weights not in (
-        "gaussian",
-        "orthogonal",
-    ):
-        raise ConfigFailure(
-            f"LoraConfig.init_lora_weights: {filled.lora.init_lora_weights} changes the base model's weights,"
-            " so that the adapter would fit no other copy of it",
-            "use true, gaussian or orthogonal",
-        )
+    for found in contradictions(filled):
+        raise ConfigFailure(f"{found.field}: {found.message}", "correct it in the training configuration")
     return filled
 
 
+KERNELS_OF_GPUS = ("flash_attention_2", "flash_attention_3", "flex_attention")
+
+
+def for_device(config: TrainingConfig, capability: tuple[int, int] | None) -> TrainingConfig:
+    """Without what this device or a single process has not; none of it changes what is learned.
+
+    `capability`: compute capability of the GPU, None on a CPU. Raises ConfigFailure for an attention kernel that a CPU
+    does not have: to take another would change the result.
+    """
+    kernel = config.model.attn_implementation
+    if capability is None and kernel in KERNELS_OF_GPUS:
+        raise ConfigFailure(
+            f"ModelConfig.attn_implementation: {kernel} trains on a GPU alone", "leave it out, or use sdpa or eager"
+        )
+    without: dict[str, None] = {}
+    if capability is None or capability < AMPERE:
+        without["tf32"] = None
+    if ranks() == 1 or (capability is None and config.training.ddp_backend == "nccl"):
+        without["ddp_backend"] = None
+    return config.model_copy(update={"training": config.training.model_copy(update=without)})
+
+
 def ignored_keys(config: TrainingConfig) -> list[str]:
-    """`SECTION.key: value` of every setting that has no effect in this trainer."""
+    """`SECTION.key` of every setting that has no effect in this trainer. No value: it may be a secret."""
     sections = config.model_dump(by_alias=True, exclude_none=True)
     return [
-        f"{section}.{key}: {value}"
+        f"{section}.{key}"
         for section, keys in sections.items()
         for key, value in keys.items()
         if is_without_effect(section, key, value)

@@ -15,16 +15,26 @@ import torch
 from transformers import set_seed
 from transformers.utils.logging import disable_progress_bar
 
+from kaito import program
+from kaito.api.evaluations import evaluation_steps
 from kaito.api.training import load_training_config
 from kaito.contract import digest_of
-from kaito.failure import ConfigFailure, DataFailure, DivergedFailure
+from kaito.failure import ConfigFailure, DataFailure
 from kaito.program import Stopped
 from kaito.tuning import baseline, card, checkpoints, results
+from kaito.tuning.base_files import check_base_files
 from kaito.tuning.batches import order_digest
 from kaito.tuning.collectives import barrier, from_first_rank, rank, ranks
-from kaito.tuning.data import load_examples, split_rows
-from kaito.tuning.evaluation import evaluation_steps, held_out_loss
-from kaito.tuning.memory import is_out_of_memory, out_of_memory, release_memory
+from kaito.tuning.data import split_rows
+from kaito.tuning.divergence import require_finite, require_finite_loss, require_improvement
+from kaito.tuning.evaluation import held_out_loss
+from kaito.tuning.memory import (
+    ending_as_out_of_memory,
+    in_smaller_batches,
+    is_out_of_memory,
+    out_of_memory,
+    release_memory,
+)
 from kaito.tuning.metrics import Metrics
 from kaito.tuning.model import (
     adapter_facts,
@@ -35,11 +45,21 @@ from kaito.tuning.model import (
     load_adapter_weights,
     load_base,
 )
+from kaito.tuning.packing import choose_layout
 from kaito.tuning.precision import choose_precision
 from kaito.tuning.results import DEFAULT_OWNER
-from kaito.tuning.schedule import build_batches, identity_of, rows_of_a_step, save_stride, split_seed, total_steps
-from kaito.tuning.settings import effective, ignored_keys
+from kaito.tuning.schedule import (
+    build_batches,
+    identity_of,
+    rows_of_a_step,
+    save_stride,
+    split_seed,
+    total_steps,
+    warmup_steps,
+)
+from kaito.tuning.settings import effective, for_device, ignored_keys
 from kaito.tuning.threads import available_cpus
+from kaito.tuning.tokenised import forget_rows, load_examples
 from kaito.tuning.trainer import LoraTrainer, Pace, Stop, build_arguments
 
 PAD_TOKEN_ID = 0  # any id does: padding is masked by position and never a label
@@ -51,6 +71,7 @@ class Request:
     """One run of the program. `micro_batch_divisor` is 2 after memory ran out; `save_steps` adds checkpoints.
 
     `min_improvement`: by how much the held-out loss must fall below the base's for the adapter to be kept.
+    `early_stopping_patience`: evaluations in a row without a lower held-out loss after which training ends.
     """
 
     config: Path
@@ -64,11 +85,13 @@ class Request:
     data_digest: str = ""
     owner: str = DEFAULT_OWNER
     min_improvement: float | None = None
+    early_stopping_patience: int | None = None
     micro_batch_divisor: int = 1
     save_seconds: float = 60.0
     save_steps: int | None = None
 
 
+@ending_as_out_of_memory()
 def train(request: Request) -> dict[str, Any]:
     """Train, evaluate, save. Returns the result of the step `tune`. Raises a Failure, or Stopped after SIGTERM."""
     first = rank() == 0
@@ -79,30 +102,30 @@ def train(request: Request) -> dict[str, Any]:
 
     # --- data ---
     check_digest(request)
-    loaded = load_examples(request.data, request.model, config)
+    if first:
+        check_base_files(request.model, request.checkpoints)
+    loaded = load_examples(
+        request.data, request.model, config, folder=request.checkpoints, data_digest=request.data_digest
+    )
     say(loaded.summary)
     split = split_rows(loaded.examples, train_share=config.dataset.train_test_split, seed=split_seed(config))
     say(f"{len(split.train):,} rows to train, {len(split.held_out):,} held out")
-    if request.min_improvement is not None and not split.held_out:
+    if not split.held_out and (request.min_improvement is not None or request.early_stopping_patience is not None):
         raise ConfigFailure(
-            "an improvement is asked for and no rows are held out", "lower train_test_split, or add rows"
+            "tuning.evaluation looks at the held-out loss, and no rows are held out",
+            "lower train_test_split, or add rows",
         )
 
     # --- device and base model ---
     torch.set_num_threads(available_cpus())
     on_cpu = bool(config.training.use_cpu) or not torch.cuda.is_available()
-    precision = choose_precision(
-        config,
-        capability=None if on_cpu else torch.cuda.get_device_capability(),
-        parameters=count_parameters(request.model),
-    )
+    capability = None if on_cpu else torch.cuda.get_device_capability()
+    precision = choose_precision(config, capability=capability, parameters=count_parameters(request.model))
     for warning in precision.warnings:
         say(f"warning: {warning}")
     micro = max(1, (config.training.per_device_train_batch_size or 1) // request.micro_batch_divisor)
-    batches = build_batches(config, split.train, micro)
-    arguments = build_arguments(
-        config, request.checkpoints, autocast=precision.autocast, accumulation=batches.accumulation, on_cpu=on_cpu
-    )
+    own = for_device(config, capability)
+    arguments = build_arguments(own, request.checkpoints, autocast=precision.autocast, on_cpu=on_cpu)
     device = arguments.device
     base = load_base(request.model, config, precision, device)
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
@@ -110,9 +133,14 @@ def train(request: Request) -> dict[str, Any]:
         f"Model Loaded: {type(base).__name__}, {request.repo}" + (f" at {request.revision}" if request.revision else "")
     )
     say(f"{where}; weights {precision.weights}, autocast {precision.autocast}")
+    rows = rows_of_a_step(config) // ranks()
+    layout = choose_layout(base, config, split.train, rows=rows, device=device, autocast=precision.autocast)
+    say(("warning: " if layout.warning else "") + layout.said)
+    batches = build_batches(config, split.train, micro, packed=layout.packed)
 
     # --- which run this is, and how far it is ---
     total = total_steps(config, batches.steps_per_epoch)
+    arguments.warmup_steps = warmup_steps(config, total)
     order = order_digest(split.train, batches)
     identity = identity_of(
         config,
@@ -130,19 +158,26 @@ def train(request: Request) -> dict[str, Any]:
     metrics.truncate_after(checkpoint.step if checkpoint else -1)
 
     # --- the base on the held-out rows, before LoRA touches it ---
-    eval_batch = config.training.per_device_eval_batch_size or EVALUATION_ROWS * micro
+    asked = config.training.per_device_eval_batch_size
+    eval_batch = max(1, asked // request.micro_batch_divisor) if asked else EVALUATION_ROWS * micro
     base_loss = None
     if split.held_out:
         base_loss = baseline.measured_once(
             request.checkpoints,
             identity,
-            lambda: held_out_loss(
-                base,
-                split.held_out,
-                batch_size=eval_batch,
-                pad_token_id=PAD_TOKEN_ID,
-                device=device,
-                autocast=precision.autocast,
+            lambda: in_smaller_batches(
+                lambda batch: held_out_loss(
+                    base,
+                    split.held_out,
+                    batch_size=batch,
+                    pad_token_id=PAD_TOKEN_ID,
+                    device=device,
+                    autocast=precision.autocast,
+                    packed=layout.packed,
+                ),
+                eval_batch,
+                lambda: release_memory(base),
+                may_halve=ranks() == 1,
             ),
         )
     if base_loss is None:
@@ -173,20 +208,19 @@ def train(request: Request) -> dict[str, Any]:
         ),
         save_seconds=request.save_seconds,
         save_steps=request.save_steps or save_stride(config, total, batches.steps_per_epoch),
+        patience=request.early_stopping_patience,
     )
 
-    def build_trainer(micro: int) -> LoraTrainer:
-        cut = build_batches(config, split.train, micro)
-        arguments.gradient_accumulation_steps = cut.accumulation
+    def build_trainer(piece: int) -> LoraTrainer:
         return LoraTrainer(
             model,
             arguments,
             train=split.train,
             held_out=split.held_out,
-            batches=cut,
+            batches=build_batches(config, split.train, piece, packed=layout.packed),
             pad_token_id=PAD_TOKEN_ID,
             autocast=precision.autocast,
-            eval_batch=eval_batch,
+            eval_batch=max(1, eval_batch * piece // micro),
             label_smoothing=config.training.label_smoothing_factor or 0.0,
             folder=request.checkpoints,
             identity=identity,
@@ -211,21 +245,32 @@ def train(request: Request) -> dict[str, Any]:
         raise Stopped
 
     # --- save ---
-    found, kept = trainer.found, total
+    steps, found = trainer.state.global_step, trainer.found
+    early = early_stop(steps, total, found.without_improvement)
+    if early:
+        say(early)
+        program.report(steps, steps, "steps")
+    kept = steps
     if config.training.load_best_model_at_end and found.best_weights is not None and found.best_step is not None:
         kept = found.best_step
         load_adapter_weights(model, found.best_weights)
     eval_loss = found.evaluations.get(kept)
+    weights = adapter_weights(model)
+    require_finite(weights, step=kept)
+    require_finite_loss(eval_loss, step=kept)
     if base_loss is not None and eval_loss is not None:
-        say(f"held-out loss: base {base_loss.loss:.4f}, adapter {eval_loss:.4f} (step {kept} of {total})")
+        say(f"held-out loss: base {base_loss.loss:.4f}, adapter {eval_loss:.4f} (step {kept} of {steps})")
         require_improvement(request.min_improvement, base_loss.loss - eval_loss)
     last_loss = metrics.last_loss() if first else None
     result: dict[str, Any] = {
-        "steps": total,
+        "steps": steps,
         "loss": last_loss,
         "eval_loss": eval_loss,
         "base_eval_loss": base_loss.loss if base_loss else None,
-        "checkpoint": f"{checkpoints.PREFIX}{total}",
+        "best_step": kept,
+        "eval_rows": base_loss.rows if base_loss else 0,
+        "checkpoint": f"{checkpoints.PREFIX}{steps}",
+        **({"note": early} if early else {}),
     }
     if first:
         outcome = card.Outcome(
@@ -236,17 +281,18 @@ def train(request: Request) -> dict[str, Any]:
             data_digest=request.data_digest,
             rows=len(split.train),
             order=order,
-            steps=total,
+            steps=steps,
             best_step=kept,
             loss=last_loss,
             eval_loss=eval_loss,
             base=base_loss,
+            note=early,
         )
         card.write_files(
             results.part_folder(request.results, request.owner),
             outcome,
             adapter_config=model.peft_config["default"],
-            weights=adapter_weights(model),
+            weights=weights,
             chat_template=loaded.chat_template,
             metrics=request.metrics,
         )
@@ -254,6 +300,8 @@ def train(request: Request) -> dict[str, Any]:
         result["digest"] = digest_of(results.digest_files(request.results))
         say(f"adapter saved to {request.results}\nFine-Tuning completed")
     barrier()
+    if first:
+        forget_rows(request.checkpoints)
     return result
 
 
@@ -278,7 +326,7 @@ def train_within_memory(
         if not is_out_of_memory(error):
             raise
         if not may_halve or micro == 1:
-            raise out_of_memory(micro) from error
+            raise out_of_memory(f"with a micro-batch of {micro}") from error
         error.__traceback__ = None  # it holds the failed step's tensors
     trainer.let_go()
     say(f"out of memory with a micro-batch of {micro}: going on with {micro // 2}, at the same rows in a step")
@@ -288,7 +336,7 @@ def train_within_memory(
         run(trainer, checkpoint, total)
     except Exception as error:
         if is_out_of_memory(error):
-            raise out_of_memory(micro // 2) from error
+            raise out_of_memory(f"with a micro-batch of {micro // 2}") from error
         raise
     return trainer
 
@@ -299,20 +347,18 @@ def run(trainer: LoraTrainer, checkpoint: checkpoints.Checkpoint | None, total: 
         trainer.train()
         return
     say(f"resumed from step {checkpoint.step} of {total}")
-    if checkpoint.step >= total:
-        trainer.restore(checkpoint)  # transformers would train one step more
-    else:
+    trainer.restore(checkpoint)
+    over = checkpoint.step >= total or trainer.is_out_of_patience() or trainer.stop.requested
+    if not over:  # transformers would train one step more
         trainer.train(resume_from_checkpoint=str(checkpoint.path))
 
 
-def require_improvement(least: float | None, improvement: float) -> None:
-    """Raises DivergedFailure where the held-out loss has not fallen by `least`. The checkpoint stays."""
-    if least is not None and improvement < least:
-        raise DivergedFailure(
-            f"the held-out loss fell by {improvement:.4f}, less than the {least} that are asked for",
-            "look at the data and the learning rate, or lower tuning.evaluation.minImprovement",
-            reason="ImprovementTooSmall",
-        )
+def early_stop(steps: int, total: int, evaluations: int) -> str:
+    """What is said of a run that ended before its last step, else ""."""
+    if steps >= total:
+        return ""
+    times = f"{evaluations} evaluation{'' if evaluations == 1 else 's'}"
+    return f"stopped early at step {steps:,} of {total:,}: no better for {times}"
 
 
 def check_digest(request: Request) -> None:

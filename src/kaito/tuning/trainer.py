@@ -4,6 +4,7 @@ itself, the optimizer, the schedule, mixed precision and several GPUs are transf
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
@@ -22,13 +23,16 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 from kaito.api.training import TrainingConfig
 from kaito.failure import DivergedFailure, TemporaryFailure
 from kaito.tuning import checkpoints
-from kaito.tuning.batches import EpochBatches, Rows, collate, trained_tokens
+from kaito.tuning.batches import EpochBatches, Rows, build_batch, seen_tokens, trained_tokens
 from kaito.tuning.collectives import barrier, from_first_rank, rank, ranks, sum_over_ranks
 from kaito.tuning.data import Example
-from kaito.tuning.evaluation import held_out_loss, token_losses
+from kaito.tuning.divergence import AGAINST_DIVERGENCE, require_finite, require_finite_loss
+from kaito.tuning.evaluation import HeldOutLoss, held_out_loss, token_losses
+from kaito.tuning.memory import in_smaller_batches, release_memory
 from kaito.tuning.metrics import Metrics
 from kaito.tuning.model import adapter_weights, load_adapter_weights
 from kaito.tuning.precision import Autocast
+from kaito.tuning.setting_errors import fitting_settings
 
 ADAPTER = "adapter_model.safetensors"
 BEST_ADAPTER = "best_adapter_model.safetensors"
@@ -74,11 +78,16 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """When a run evaluates and saves. `save_seconds`: between recovery checkpoints; `save_steps`: more at these."""
+    """When a run evaluates, saves, and trains no further.
+
+    `save_seconds`: between recovery checkpoints; `save_steps`: more at these. `patience`: evaluations in a row without
+    a lower held-out loss after which it ends; None: never before its last step.
+    """
 
     evaluate_at: frozenset[int]
     save_seconds: float = 60.0
     save_steps: int | None = None
+    patience: int | None = None
 
 
 @dataclass(slots=True)
@@ -93,18 +102,22 @@ class Found:
     def best_loss(self) -> float | None:
         return None if self.best_step is None else self.evaluations[self.best_step]
 
+    @property
+    def without_improvement(self) -> int:
+        """Evaluations since the best one."""
+        return sum(step > (self.best_step or 0) for step in self.evaluations)
 
-def build_arguments(
-    config: TrainingConfig, folder: Path, *, autocast: Autocast, accumulation: int, on_cpu: bool
-) -> TrainingArguments:
+
+@fitting_settings("TrainingArguments")
+def build_arguments(config: TrainingConfig, folder: Path, *, autocast: Autocast, on_cpu: bool) -> TrainingArguments:
     """transformers' arguments. Building them also joins the other ranks, where there are any."""
     passed = {name: value for name in PASSED_ON if (value := getattr(config.training, name)) is not None}
     checkpointing = bool(config.training.gradient_checkpointing)
     return TrainingArguments(
         **passed,
         output_dir=str(folder / checkpoints.PART),  # a checkpoint is written there first, then renamed
-        per_device_train_batch_size=1,  # batches are cut by EpochBatches
-        gradient_accumulation_steps=accumulation,
+        per_device_train_batch_size=1,  # of EpochBatches' items: the micro-batches of a whole step
+        gradient_accumulation_steps=1,
         activation_checkpointing=checkpointing,
         activation_checkpointing_kwargs=(
             {"use_reentrant": False, **(config.training.gradient_checkpointing_kwargs or {})} if checkpointing else None
@@ -149,8 +162,9 @@ class LoraTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
         metrics: Metrics,
         stop: Stop,
     ) -> None:
+        build = partial(build_batch, packed=batches.packed, pad_token_id=pad_token_id)
         super().__init__(
-            model, arguments, train_dataset=Rows(train), data_collator=partial(collate, pad_token_id=pad_token_id)
+            model, arguments, train_dataset=Rows(train), data_collator=lambda pieces: [build(piece) for piece in pieces]
         )
         self.loss_is_scaled_for_ga = True  # compute_loss divides by the tokens of the whole step
         self.pop_callback(PrinterCallback)  # metrics are ours
@@ -162,25 +176,49 @@ class LoraTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
         self._unlogged: tuple[float, int] | None = None
         self._loss: torch.Tensor | None = None
 
+    # --- optimizer and schedule ---
+
+    def create_optimizer(self, *given: Any, **named: Any) -> Any:
+        with fitting_settings("TrainingArguments.optim"):
+            return super().create_optimizer(*given, **named)
+
+    def create_scheduler(self, *given: Any, **named: Any) -> Any:
+        with fitting_settings("TrainingArguments.lr_scheduler_type"):
+            return super().create_scheduler(*given, **named)
+
     # --- batches and loss ---
 
-    def get_train_dataloader(self) -> DataLoader[Example]:
+    def get_train_dataloader(self) -> DataLoader[list[Example]]:
         # A generator of its own, or the loader draws from torch's and an interrupted run would drift from a whole one.
         return DataLoader(
             self.train_dataset, batch_sampler=self.batches, collate_fn=self.data_collator, generator=torch.Generator()
         )
 
     def get_batch_samples(
-        self, epoch_iterator: Iterator[dict[str, torch.Tensor]], num_batches: int, device: torch.device
-    ) -> tuple[list[dict[str, torch.Tensor]], torch.Tensor]:
-        """The micro-batches of one step, and the trained tokens in all of them over all ranks."""
-        samples = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
-        trained = sum(trained_tokens(batch) for batch in samples)
-        seen = sum(int(batch["attention_mask"].sum()) for batch in samples)
+        self, epoch_iterator: Iterator[list[dict[str, Any]]], num_batches: int, device: torch.device
+    ) -> tuple[list[list[dict[str, Any]]], torch.Tensor]:
+        """The micro-batches of one step, as a single sample, and the trained tokens in them over all ranks."""
+        samples = [pieces for _, pieces in zip(range(num_batches), epoch_iterator, strict=False)]
+        trained = sum(trained_tokens(batch) for pieces in samples for batch in pieces)
+        seen = sum(seen_tokens(batch) for pieces in samples for batch in pieces)
         trained_by_all, seen_by_all = sum_over_ranks([trained, seen])
         self.metrics.tokens += int(seen_by_all)
         self.state.num_input_tokens_seen = self.metrics.tokens
         return samples, torch.tensor(max(trained_by_all, 1.0), device=device)
+
+    def training_step(
+        self, model: Any, inputs: list[dict[str, Any]], num_items_in_batch: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """All micro-batches of a step: as many as it needs, and gradients go from rank to rank with the last alone.
+
+        transformers accumulates a fixed number of them; how many the rows of a step fill differs from step to step.
+        """
+        loss = torch.zeros((), device=self.args.device)
+        for number, batch in enumerate(inputs, start=1):
+            with contextlib.nullcontext() if number == len(inputs) else self.accelerator.no_sync(model):
+                loss += super().training_step(model, batch, num_items_in_batch)
+        self._loss = loss
+        return loss
 
     def compute_loss(
         self,
@@ -195,21 +233,22 @@ class LoraTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
         """
         if return_outputs or num_items_in_batch is None:
             raise ValueError("the loss is computed for a step of training alone")
-        loss = token_losses(model, inputs, self.label_smoothing) * ranks() / num_items_in_batch
-        self._loss = loss.detach()
-        return loss
+        return token_losses(model, inputs, self.label_smoothing) * ranks() / num_items_in_batch
 
     def _get_grad_norm(self, model: Any, grad_norm: torch.Tensor | float | None = None) -> torch.Tensor | float:
         """Called once a step, right before the optimizer's: the last chance to keep the weights clean."""
         norm = super()._get_grad_norm(model, grad_norm)
-        scaled = self.accelerator.scaler is not None  # float16: steps with an infinite gradient are skipped by design
-        broken = not math.isfinite(float(norm)) and not scaled
+        # float16: steps with an infinite gradient are skipped by design, and the scale is halved each time. Once it is
+        # below 1 the gradient itself, not its scale, is too large for the type.
+        scaler = self.accelerator.scaler
+        broken = not math.isfinite(float(norm)) and (scaler is None or scaler.get_scale() < 1)
         if self._loss is not None and not torch.isfinite(self._loss):
             broken = True
         if broken:
             raise DivergedFailure(
-                f"the loss or its gradient is not a number at step {self.state.global_step + 1}",
-                "lower the learning rate, or raise warmup_steps",
+                f"the loss or its gradient is not a number at step {self.state.global_step + 1}"
+                f" (learning rate {self._get_learning_rate():.2g})",
+                AGAINST_DIVERGENCE,
             )
         return cast("torch.Tensor | float", norm)
 
@@ -234,29 +273,44 @@ class LoraTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Measure the held-out loss now, and keep the adapter if it is the best so far."""
         self.metrics.pause()
-        measured = held_out_loss(
-            self.model,
-            self.held_out,
-            batch_size=self.eval_batch,
-            pad_token_id=self.pad_token_id,
-            device=self.args.device,
-            autocast=self.autocast,
-            should_stop=lambda: self.stop.requested,
+        measured = in_smaller_batches(
+            self._held_out_loss, self.eval_batch, lambda: release_memory(self.model), may_halve=ranks() == 1
         )
         step = self.state.global_step
         if measured is None:  # stopped: saved as it is, and measured first of all when the run goes on
             self.stop.requested = True
             self.control.should_save = self.control.should_training_stop = True
         else:
+            require_finite_loss(measured.loss, step)  # the checkpoint of this step is written after its evaluation
             self.metrics.evaluation(step=step, loss=measured.loss)
-            print(f"evaluation at step {step}: held-out loss {measured.loss:.4f}", flush=True)
+            if rank() == 0:
+                print(f"evaluation at step {step}: held-out loss {measured.loss:.4f}", flush=True)
             best = self.found.best_loss
             self.found.evaluations[step] = measured.loss
-            if math.isfinite(measured.loss) and (best is None or measured.loss < best):
+            if best is None or measured.loss < best:
                 self.found.best_step, self.found.best_weights = step, adapter_weights(self.model)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, {})
+        self.control.should_training_stop |= self.is_out_of_patience()
         self.metrics.go_on()
         return {}
+
+    def _held_out_loss(self, rows: int) -> HeldOutLoss | None:
+        """In batches of so many rows; the next evaluation begins with as many."""
+        self.eval_batch = rows
+        return held_out_loss(
+            self.model,
+            self.held_out,
+            batch_size=rows,
+            pad_token_id=self.pad_token_id,
+            device=self.args.device,
+            autocast=self.autocast,
+            packed=self.batches.packed,
+            should_stop=lambda: self.stop.requested,
+        )
+
+    def is_out_of_patience(self) -> bool:
+        """Whether the last evaluations were no better than one before. Follows from what a checkpoint keeps."""
+        return self.pace.patience is not None and self.found.without_improvement >= self.pace.patience
 
     def is_evaluation_due(self) -> bool:
         step = self.state.global_step
@@ -266,8 +320,9 @@ class LoraTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """transformers' checkpoint, written where none is looked for, and then made one."""
-        self.metrics.pause()
         step = self.state.global_step
+        require_finite({name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}, step)
+        self.metrics.pause()
         name = f"{checkpoints.PREFIX}{step}"
         part = self.folder / checkpoints.PART / name
         try:
@@ -309,16 +364,8 @@ class LoraTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
         (folder / OWN_STATE).write_text(json.dumps(own), encoding="utf-8")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, _model: Any = None) -> None:
-        folder = Path(resume_from_checkpoint)
-        load_adapter_weights(self.model, load_file(folder / ADAPTER))
-        own = json.loads((folder / OWN_STATE).read_text(encoding="utf-8"))
-        best = folder / BEST_ADAPTER
-        self.found = Found(
-            {int(step): loss for step, loss in own["evaluations"].items()},
-            own["best_step"],
-            load_file(best) if best.exists() else None,
-        )
-        self._unlogged = (own["unlogged"][0], own["unlogged"][1])
+        """The adapter's weights. What else is ours in a checkpoint was read by `restore`, which comes first."""
+        load_adapter_weights(self.model, load_file(Path(resume_from_checkpoint) / ADAPTER))
 
     def go_on_logging(self) -> None:
         """After a resume: the losses since the last line of metrics count in the next one, as if nothing had been."""
@@ -333,8 +380,16 @@ class LoraTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
         self.accelerator.free_memory()
 
     def restore(self, checkpoint: checkpoints.Checkpoint) -> None:
-        """The state of a run whose last step is done: nothing is left to train, perhaps something to evaluate."""
+        """What the run knew at the checkpoint, and the evaluation that was due there and not made."""
         self._load_from_checkpoint(str(checkpoint.path))
+        own = json.loads((checkpoint.path / OWN_STATE).read_text(encoding="utf-8"))
+        best = checkpoint.path / BEST_ADAPTER
+        self.found = Found(
+            {int(step): loss for step, loss in own["evaluations"].items()},
+            own["best_step"],
+            load_file(best) if best.exists() else None,
+        )
+        self._unlogged = (own["unlogged"][0], own["unlogged"][1])
         self.state = TrainerState.load_from_json(str(checkpoint.path / "trainer_state.json"))
         if self.is_evaluation_due():
             self.evaluate()
@@ -350,9 +405,9 @@ class Pacemaker(TrainerCallback):  # type: ignore[misc]  # transformers ships no
     def on_train_begin(self, _args: Any, state: TrainerState, _control: TrainerControl, **_: Any) -> None:
         self.trainer.go_on_logging()
         self.trainer.metrics.start(state.num_input_tokens_seen)
-        self.saved = time.monotonic()
-        if self.trainer.is_evaluation_due():
-            self.trainer.evaluate()
+        # The checkpoint that the run goes on from may not know an evaluation that was made since: save soon.
+        evaluated = state.global_step in self.trainer.pace.evaluate_at
+        self.saved = -math.inf if evaluated else time.monotonic()
 
     def on_epoch_begin(self, _args: Any, state: TrainerState, _control: TrainerControl, **_: Any) -> None:
         self.trainer.batches.epoch = state.global_step // self.trainer.batches.steps_per_epoch
@@ -364,10 +419,11 @@ class Pacemaker(TrainerCallback):  # type: ignore[misc]  # transformers ships no
         trainer.stop.requested = bool(sum_over_ranks([float(trainer.stop.requested)])[0])
         control.should_log |= last or step == 1
         control.should_evaluate = trainer.is_evaluation_due() and not trainer.stop.requested
-        landmark = control.should_evaluate or step % trainer.batches.steps_per_epoch == 0
+        landmark = step % trainer.batches.steps_per_epoch == 0
         control.should_save = (
             last
             or trainer.stop.requested
+            or control.should_evaluate  # saved after it: an evaluation is long, and not made twice
             or since_saved >= (pace.save_seconds / 4 if landmark else pace.save_seconds)
             or (pace.save_steps is not None and step % pace.save_steps == 0)
         )

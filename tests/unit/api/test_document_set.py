@@ -230,3 +230,66 @@ def test_a_value_of_a_config_map_must_be_text():
     (error,) = item.errors
     assert (error.field, error.line) == ("data[training_config.yaml]", 5)
     assert "KEY: |" in error.message
+
+
+# --- one place for two adapters -------------------------------------------------------------------------------------
+
+OTHER = WORKSPACE.replace("tune-phi", "other")
+CONFIGS = config_map(QUANTISED)
+
+
+def output(text: str, value: str) -> str:
+    return text.replace('output: {image: "a.b/c:1", imagePushSecret: push}', f"output: {value}")
+
+
+@pytest.mark.parametrize(
+    ("value", "also", "field"),
+    [
+        (
+            "{volumeSource: {hostPath: {path: ./out}}}",
+            "{volumeSource: {hostPath: {path: out/}}}",
+            "tuning.output.volumeSource.hostPath.path",
+        ),
+        (
+            "{volumeSource: {persistentVolumeClaim: {claimName: c}}}",
+            "{volumeSource: {persistentVolumeClaim: {claimName: c}}}",
+            "tuning.output.volumeSource.persistentVolumeClaim.claimName",
+        ),
+    ],
+)
+def test_two_adapters_in_one_folder_are_an_error_that_names_both_lines(value: str, also: str, field: str):
+    first, second, _ = check(output(WORKSPACE, value) + "---\n" + output(OTHER, also) + CONFIGS)
+    assert first.errors == ()
+    (error,) = second.errors
+    assert error.field == field
+    assert error.line == 21
+    assert "the Workspace tune-phi (line 10) has the same" in error.message
+
+
+def test_two_adapters_of_one_image_are_a_warning():
+    first, second, _ = check(WORKSPACE + "---\n" + OTHER + CONFIGS)
+    assert first.warnings == first.errors == second.errors == ()
+    (warning,) = second.warnings
+    assert (warning.field, warning.line) == ("tuning.output.image", 21)
+
+
+@pytest.mark.parametrize(
+    ("value", "also"),
+    [
+        ("{volumeSource: {hostPath: {path: a}}}", "{volumeSource: {hostPath: {path: b}}}"),
+        ("{volumeSource: {emptyDir: {}}}", "{volumeSource: {emptyDir: {}}}"),
+        ('{image: "a.b/c", imagePushSecret: push}', '{image: "a.b/c:2", imagePushSecret: push}'),
+    ],
+)
+def test_each_adapter_in_a_place_of_its_own_is_no_finding(value: str, also: str):
+    checked = check(output(WORKSPACE, value) + "---\n" + output(OTHER, also) + CONFIGS)
+    assert [finding for item in checked for finding in (*item.errors, *item.warnings)] == []
+
+
+def test_a_folder_counts_from_the_file_that_names_it(tmp_path: Path):
+    text = output(WORKSPACE, "{volumeSource: {hostPath: {path: out}}}").replace("  config: mine\n", "")
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "w.yaml").write_text(text.replace("tune-phi", folder))
+    documents = load_documents([tmp_path / "a", tmp_path / "b"])
+    assert [item.errors for item in check_set(documents, CONTEXT)] == [(), ()]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from kaito.api.references import placeholders
 from kaito.api.validation import validate_create
 from kaito.api.workspace import DEFAULT_INSTANCE_TYPE, Workspace
 from tests.unit.api.workspaces import CONTEXT, INFERENCE, REMOVED, TUNING, check
@@ -292,8 +293,63 @@ ERRORS: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
         "K7-inline",
         TUNING,
         {"tuning.parameters": {"QuantizationConfig": {"load_in_4bit": True, "load_in_8bit": True}}},
-        "tuning.parameters.QuantizationConfig",
+        "tuning.parameters.QuantizationConfig.load_in_8bit",
         "cannot both",
+    ),
+    (
+        "schedule-without-its-option",
+        TUNING,
+        {"tuning.parameters": {"TrainingArguments": {"lr_scheduler_type": "cosine_with_min_lr"}}},
+        "tuning.parameters.TrainingArguments",
+        "needs min_lr",
+    ),
+    (
+        "unknown-option-of-a-schedule",
+        TUNING,
+        {"tuning.parameters": {"TrainingArguments": {"lr_scheduler_kwargs": {"power": 2}}}},
+        "tuning.parameters.TrainingArguments.lr_scheduler_kwargs",
+        "no option of cosine",
+    ),
+    (
+        "pattern-without-layers",
+        TUNING,
+        {"tuning.parameters": {"LoraConfig": {"layers_pattern": ["h"]}}},
+        "tuning.parameters.LoraConfig.layers_pattern",
+        "needs layers_to_transform",
+    ),
+    (
+        "patience-without-held-out-rows",
+        TUNING,
+        {
+            "tuning.evaluation": {"earlyStoppingPatience": 2},
+            "tuning.parameters": {"DatasetConfig": {"train_test_split": 1}},
+        },
+        "tuning.evaluation.earlyStoppingPatience",
+        "needs held-out rows",
+    ),
+    (
+        "patience-without-evaluations",
+        TUNING,
+        {
+            "tuning.evaluation": {"earlyStoppingPatience": 2},
+            "tuning.parameters": {"TrainingArguments": {"eval_strategy": "no"}},
+        },
+        "tuning.evaluation.earlyStoppingPatience",
+        "with eval_strategy: no there are none; set TrainingArguments.eval_strategy to epoch or steps",
+    ),
+    (
+        "patience-0",
+        TUNING,
+        {"tuning.evaluation": {"earlyStoppingPatience": 0}},
+        "tuning.evaluation.earlyStoppingPatience",
+        "at least 1",
+    ),
+    (
+        "patience-true",
+        TUNING,
+        {"tuning.evaluation": {"earlyStoppingPatience": True}},
+        "tuning.evaluation.earlyStoppingPatience",
+        "whole number",
     ),
     (
         "K8-inline",
@@ -349,6 +405,7 @@ ACCEPTED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("T13-volume", TUNING, {"tuning.output": {"volumeSource": {"hostPath": {"path": "/data/out"}}}}),
     ("T14-digest", TUNING, {"tuning.output.image": f"a.b:5000/c/d-e__f.g:v1.0@sha256:{'0' * 64}"}),
     ("evaluation", TUNING, {"tuning.evaluation": {"minImprovement": 0.1}, "resource.retain": True}),
+    ("patience", TUNING, {"tuning.evaluation": {"earlyStoppingPatience": 2}}),
     ("K9-silent", TUNING, {"tuning.parameters": {"LoraConfig": {"target_modules": "all-linear"}}}),
     (
         "K8-4bit-off",
@@ -364,6 +421,16 @@ def test_what_keeps_the_rules_is_accepted(workspace: dict[str, Any], changes: di
     findings = check(workspace, changes)
     assert findings.errors == []
     assert findings.warnings == []
+
+
+def test_a_machine_type_that_looks_like_a_known_one_is_a_warning_R13():
+    near = replace(CONTEXT, nearest_skus=lambda name: ["Standard_NC24ads_A100_v4"] if "A100" in name else [])
+    findings = check(INFERENCE, {"resource.instanceType": "Standard_NC24ads_A100"}, near)
+    assert findings.errors == []
+    (warning,) = findings.warnings
+    assert warning.field == "resource.instanceType"
+    assert "did you mean Standard_NC24ads_A100_v4?" in warning.message
+    assert check(INFERENCE, {"resource.instanceType": "Standard_ND999_v9"}, near).warnings == []
 
 
 # --- who provides the nodes -----------------------------------------------------------------------------------------
@@ -532,6 +599,30 @@ def test_what_cannot_be_read_is_reported_once():
 def test_a_placeholder_is_named_and_no_second_problem():
     (error,) = check(TUNING, {"tuning.output.image": "YOUR_REGISTRY.azurecr.io/Adapter_HERE:1"}).errors
     assert "YOUR_REGISTRY" in error.message
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "named"),
+    [
+        ("tuning.input.urls", ["https://${HOST}/train.jsonl"], "${HOST}"),
+        ("tuning.input.urls", ["<...>"], "<...>"),
+        ("tuning.input.volumeSource", {"hostPath": {"path": "/path/to/data"}}, "/path/to/data"),
+        ("tuning.input.volumeSource", {"hostPath": {"path": "./path/to/data"}}, "./path/to/data"),
+        ("tuning.output.image", "registry.example.com/TODO:1", "TODO"),
+        ("tuning.output.imagePushSecret", "TODO", "TODO"),
+    ],
+)
+def test_whatever_stands_for_a_value_is_a_placeholder(path: str, text: Any, named: str):
+    found = check(TUNING, {path: text}).errors
+    assert any(f"the placeholder {named};" in error.message for error in found), found
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["https://example.com/path/to/data.jsonl", "/data/path/to/it", "TODO.jsonl", "todo", "a-TODO", "$HOME", "$1"],
+)
+def test_what_only_looks_like_a_placeholder_is_none(text: str):
+    assert placeholders(text) == []
 
 
 def test_angle_brackets_in_a_chat_template_are_no_placeholder():

@@ -45,13 +45,12 @@ def read(**sections: str) -> TrainingConfig:
         ("target_modules: '.*(q|v)_proj'", {"target_modules": ".*(q|v)_proj"}),
         ("target_modules: [q_proj, v_proj]", {"target_modules": ["q_proj", "v_proj"]}),
         ("init_lora_weights: gaussian", {"init_lora_weights": "gaussian"}),
-        ("init_lora_weights: pissa_niter_16", {"init_lora_weights": "pissa_niter_16"}),
         ("init_lora_weights: false", {"init_lora_weights": False}),
         ("rank_pattern: {a: 4}", {"rank_pattern": {"a": 4}}),
         ("loftq_config: {loftq_bits: 4}", {"loftq_config": {"loftq_bits": 4}}),
         ("layers_to_transform: 3", {"layers_to_transform": 3}),
         ("layers_to_transform: [3]", {"layers_to_transform": [3]}),
-        ("layer_replication: [[0, 4]]", {"layer_replication": [[0, 4]]}),
+        ("layer_replication: []", {"layer_replication": []}),
         ("r: '8'", {"r": 8}),
         ("lora_dropout: 0", {"lora_dropout": 0.0}),
         ("use_dora: yes", {"use_dora": True}),
@@ -72,6 +71,15 @@ def test_unions_lists_and_mappings_are_read(written: str, value: dict[str, objec
         ("LoraConfig", "target_modules: 3", "expected a list of strings or a string, got 3"),
         ("LoraConfig", "target_modules: {a: b}", "expected a list of strings or a string, got a mapping"),
         ("LoraConfig", "init_lora_weights: fancy", "got 'fancy'"),
+        ("LoraConfig", "init_lora_weights: pissa_niter_16", "pissa_niter_16 changes the base model's weights"),
+        ("LoraConfig", "init_lora_weights: eva", "use true, gaussian or orthogonal"),
+        ("LoraConfig", "layer_replication: [[0, 4]]", "stacks layers of the base model"),
+        ("TrainingArguments", "lr_scheduler_type: greedy", "follows the held-out loss"),
+        ("TrainingArguments", "lr_scheduler_type: reduce_lr_on_plateau", "use cosine or linear"),
+        ("TrainingArguments", "optim: galore_adamw", "expected one of adamw_torch, "),
+        ("TrainingArguments", "ddp_backend: mpi", "is not built into our torch"),
+        ("TrainingArguments", "logging_steps: 0", "must be greater than 0"),
+        ("QuantizationConfig", "bnb_4bit_compute_dtype: float64", "expected one of auto, bfloat16"),
         ("LoraConfig", "bias: some", "expected one of none, all, lora_only, got 'some'"),
         ("LoraConfig", "rank_pattern: [1]", "expected a mapping, got a list"),
         ("LoraConfig", "task_type: SEQ_CLS", "only CAUSAL_LM"),
@@ -85,6 +93,7 @@ def test_unions_lists_and_mappings_are_read(written: str, value: dict[str, objec
         ("TrainingArguments", "learning_rate: .inf", "must be finite"),
         ("TrainingArguments", "learning_rate: 0", "must be greater than 0"),
         ("TrainingArguments", "warmup_ratio: 3", "less than 1"),
+        ("TrainingArguments", "optim: adamww_torch", "got 'adamww_torch'; did you mean adamw_torch?"),
         ("TrainingArguments", "eval_strategy: sometimes", "expected one of no, steps, epoch"),
         ("TrainingArguments", "output_dir: 3", "expected a string, got 3"),
         ("TrainingArguments", "output_dir: ../other", "no folder below /mnt"),
@@ -300,3 +309,12 @@ def test_a_file_that_is_wrong_is_a_failure_that_names_file_line_and_field(tmp_pa
     assert f"{path}:3: training_config.LoraConfig.rank" in caught.value.message
     with pytest.raises(ConfigFailure, match="cannot be read"):
         load_training_config(tmp_path / "missing.yaml")
+
+
+@pytest.mark.parametrize(("section", "key"), [("TrainingArguments", "seed"), ("TrainingArguments", "data_seed")])
+def test_a_seed_that_no_generator_takes_is_refused(section: str, key: str) -> None:
+    assert parse(**{section: f"{{{key}: {2**32 - 1}}}"}).errors == ()
+    (error,) = parse(**{section: f"{{{key}: {2**32}}}"}).errors
+    assert error.field == f"training_config.{section}.{key}"
+    (error,) = parse(DatasetConfig=f"{{shuffle_seed: {2**64}}}").errors
+    assert error.field == "training_config.DatasetConfig.shuffle_seed"

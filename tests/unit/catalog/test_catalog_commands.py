@@ -32,6 +32,22 @@ def test_models_as_json_has_everything_that_is_known() -> None:
     assert entries["phi-4"]["gated"] is None
 
 
+def test_one_model_is_shown_by_its_name_and_with_ask_by_what_its_files_say() -> None:
+    shown = dict(line.split(maxsplit=1) for line in _kaito("models", "phi-4").splitlines())
+    assert (shown["repo"], shown["layers"], shown["bytes"]) == ("microsoft/phi-4", "40", "27.3 GiB")
+    demo = json.loads(_kaito("models", "demo", "--ask", "-o", "json"))
+    assert demo["found"]["hidden"] == demo["hidden"] == 256
+
+
+def test_a_model_that_nobody_knows_is_a_line_and_not_a_traceback() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "kaito.cli", "models", "phi-44"], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: no base model is called 'phi-44' (did you mean phi-4")
+    assert "Traceback" not in ended.stderr
+
+
 def test_skus_prints_a_line_for_each_machine_type() -> None:
     _, *lines = _kaito("skus").splitlines()
     assert [line.split()[0] for line in lines] == [sku.name for sku in skus()]

@@ -92,3 +92,14 @@ def _write(folder: Path, tokenizer: Tokenizer, chat_template: str | None, eos: s
     if chat_template is not None:
         (folder / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
     return folder
+
+
+def build_bare_model(folder: Path) -> Path:
+    """A base model's folder without a chat template: tokenizer, a Llama's config.json, and weights of no use."""
+    build_model(folder)
+    shapes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 600}
+    config = {"architectures": ["LlamaForCausalLM"], "max_position_embeddings": 1024, **shapes}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    header = b'{"a":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]}}'
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"\0\0")
+    return folder

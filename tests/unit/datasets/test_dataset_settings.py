@@ -1,4 +1,5 @@
-"""Where rows are cut: at `max_length`, and never beyond what the base model can read."""
+"""What the configuration says of rows is done: columns, loss, templates, and where they are cut, which is at
+`max_length` and never beyond what the base model can read."""
 
 from __future__ import annotations
 
@@ -11,8 +12,9 @@ import pytest
 
 from kaito.api.training import TrainingConfig, parse_training_config
 from kaito.datasets.preflight import check_data
+from kaito.datasets.rows import RowError
 from kaito.datasets.settings import build_renderer, read_context
-from kaito.failure import DataFailure, ModelFailure
+from kaito.failure import ConfigFailure, DataFailure, ModelFailure
 from tests.unit.datasets.models import build_model
 
 TEMPLATE = (
@@ -36,8 +38,11 @@ def write_config(model: Path, config: Any) -> None:
 
 
 def settings(max_length: int | None) -> TrainingConfig:
-    arguments = {} if max_length is None else {"max_length": max_length}
-    config = parse_training_config(json.dumps({"training_config": {"TrainingArguments": arguments}})).config
+    return configure(TrainingArguments={} if max_length is None else {"max_length": max_length})
+
+
+def configure(**sections: dict[str, Any]) -> TrainingConfig:
+    config = parse_training_config(json.dumps({"training_config": sections})).config
     assert config is not None
     return config
 
@@ -76,7 +81,7 @@ def test_the_smaller_of_max_length_and_context_cuts(
 ) -> None:
     write_config(model, {"max_position_embeddings": context})
     renderer = build_renderer(model, settings(asked))
-    row = renderer.render({"prompt": "q " * 650, "completion": "a"})
+    row = renderer.render_row({"prompt": "q " * 650, "completion": "a"})
     assert (len(row.input_ids), row.truncated) == (cut_at, True)
     assert ("context" in capsys.readouterr().err) == (asked == 2048)
 
@@ -116,3 +121,91 @@ def test_a_broken_config_of_the_model_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ModelFailure, match=r"config\.json"):
         read_context(tmp_path)
+
+
+def trained_text(model: Path, row: dict[str, Any], **sections: dict[str, Any]) -> str:
+    renderer = build_renderer(model, configure(**sections))
+    rendered = renderer.render_row(row)
+    ids = [token for token, trained in zip(rendered.input_ids, rendered.trained, strict=True) if trained]
+    return str(renderer.tokens.tokenizer.decode(ids, skip_special_tokens=False))
+
+
+CHAT = {"messages": [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate("qarb")]}
+
+
+@pytest.mark.parametrize(
+    ("sections", "row", "expected"),
+    [
+        ({}, CHAT, "a<|end|>b<|end|>"),
+        ({"TrainingArguments": {"assistant_only_loss": True}}, CHAT, "a<|end|>b<|end|>"),
+        ({"TrainingArguments": {"completion_only_loss": False}}, CHAT, "a<|end|>b<|end|>"),
+        (
+            {"TrainingArguments": {"assistant_only_loss": False}},
+            CHAT,
+            "<|user|>q<|end|><|assistant|>a<|end|><|user|>r<|end|><|assistant|>b<|end|>",
+        ),
+        ({"DatasetConfig": {"train_on_last_turn_only": True}}, CHAT, "b<|end|>"),
+        ({"TrainingArguments": {"completion_only_loss": False}}, {"prompt": "q", "completion": "a"}, "<s>qa<|end|>"),
+        ({"TrainingArguments": {"eos_token": "</s>"}}, {"prompt": "q", "completion": "a"}, "a</s>"),
+        ({"TrainingArguments": {"chat_template_path": "phi-4"}}, CHAT, "a<|im_end|>b<|im_end|>"),
+        (
+            {"TrainingArguments": {"chat_template_path": "phi-4"}, "ModelConfig": {"chat_template": "phi-3"}},
+            CHAT,
+            "a<|end|>b<|end|>",
+        ),
+        ({"DatasetConfig": {"messages_column": "talk"}}, {"talk": CHAT["messages"]}, "a<|end|>b<|end|>"),
+        ({"DatasetConfig": {"context_column": "q", "response_column": "a"}}, {"q": "x", "a": "y"}, "y<|end|>"),
+        ({"DatasetConfig": {"prompt_column": "q", "completion_column": "a"}}, {"q": "x", "a": "y"}, "y<|end|>"),
+        ({"DatasetConfig": {"column_mapping": {"instruction": "q", "output": "a"}}}, {"q": "x", "a": "y"}, "y<|end|>"),
+        ({"DatasetConfig": {"text_column": "body"}}, {"body": "x", "text": "y"}, "<s>x<|end|>"),
+        ({"TrainingArguments": {"dataset_text_field": "body"}}, {"body": "x", "text": "y"}, "<s>x<|end|>"),
+        ({"TrainingArguments": {"dataset_text_field": "text"}}, CHAT, "a<|end|>b<|end|>"),
+    ],
+)
+def test_what_is_learnt_follows_the_configuration(
+    model: Path, sections: dict[str, Any], row: dict[str, Any], expected: str
+) -> None:
+    assert trained_text(model, row, **sections) == expected
+
+
+def test_a_loss_on_all_turns_and_on_the_last_alone_contradict_each_other(model: Path) -> None:
+    sections = {
+        "TrainingArguments": {"assistant_only_loss": False},
+        "DatasetConfig": {"train_on_last_turn_only": True},
+    }
+    with pytest.raises(ConfigFailure, match=r"assistant_only_loss is false.*train_on_last_turn_only is true"):
+        build_renderer(model, configure(**sections))
+
+
+@pytest.mark.parametrize(("policy", "kept", "dropped"), [("truncate", 16, False), ("drop", 0, True)])
+def test_a_long_row_is_cut_or_left_out_as_the_configuration_says(
+    model: Path, policy: str, kept: int, dropped: bool
+) -> None:
+    config = configure(TrainingArguments={"max_length": 16}, DatasetConfig={"long_rows": policy})
+    row = build_renderer(model, config).render_row({"text": "q " * 100})
+    assert (len(row.input_ids), row.dropped, row.truncated) == (kept, dropped, not dropped)
+
+
+def test_a_long_row_is_an_error_where_the_configuration_says_so(model: Path) -> None:
+    config = configure(TrainingArguments={"max_length": 16}, DatasetConfig={"long_rows": "error"})
+    with pytest.raises(RowError, match="more than max_length 16"):
+        build_renderer(model, config).render_row({"text": "q " * 100})
+
+
+@pytest.mark.parametrize(
+    ("dataset", "said"),
+    [
+        (
+            {"column_mapping": {"prompt": "a"}, "prompt_column": "b"},
+            "column_mapping says prompt: a, and prompt_column says b",
+        ),
+        ({"column_mapping": {"question": "a"}}, "'question' is no standard column; map from one of messages, prompt"),
+        ({"column_mapping": {"prompt": ""}}, "a length of at least 1"),
+        ({"long_rows": "split"}, "expected one of truncate, drop, error"),
+    ],
+)
+def test_settings_of_columns_that_make_no_sense_are_refused_with_their_line(dataset: dict[str, Any], said: str) -> None:
+    parsed = parse_training_config(json.dumps({"training_config": {"DatasetConfig": dataset}}))
+    (error,) = parsed.errors
+    assert said in error.message
+    assert "DatasetConfig" in error.field

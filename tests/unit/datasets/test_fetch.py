@@ -4,21 +4,29 @@ import hashlib
 import io
 import json
 import os
+import random
 import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import httpx
 import pytest
 
+from kaito.api.sections import DatasetConfig
 from kaito.datasets import files_digest, sources
 from kaito.datasets.fetch import fetch
+from kaito.datasets.settings import scan_data
 from kaito.datasets.sources import Access, Source
 from kaito.failure import ConfigFailure, DataFailure, RegistryFailure, TemporaryFailure
+from tests.memory import PEAK_BYTES
+from tests.servers.files import FileServer, run_file_server
 from tests.servers.hub import Answer, Fault, Hub, run_hub
+from tests.servers.proxy import Fault as Stall
+from tests.servers.proxy import run_proxy
 from tests.servers.registry import RegistryServer, run_registry
 
 LINE = b'{"prompt": "p", "completion": "c"}\n'
@@ -49,6 +57,18 @@ def test_files_of_addresses_are_kept_apart_and_in_order(hub: Hub, tmp_path: Path
     assert "sig=abc" not in (tmp_path / "data" / ".fetched.json").read_text()
 
 
+def test_a_file_is_called_what_its_server_calls_it(hub: Hub, tmp_path: Path) -> None:
+    """An address need not show the name, and only the name says that a file is CSV."""
+    named = {"Content-Disposition": "inline; filename*=UTF-8''my%20rows.csv"}
+    hub.files = {"/api/7": Answer(200, b"prompt,completion\na,b\n", named), "/b.jsonl": LINE}
+    urls = (f"{hub.url}/api/7?download=true", f"{hub.url}/b.jsonl?download=true")
+    fetch(Source(urls=urls), tmp_path / "data", LOCAL)
+    assert names(tmp_path / "data") == [".fetched.json", "000-my-rows.csv", "001-b.jsonl"]
+    hub.requests.clear()
+    fetch(Source(urls=urls), tmp_path / "data", LOCAL)
+    assert hub.requests == []
+
+
 def test_a_second_start_fetches_nothing_again_unless_a_file_is_no_longer_what_it_was(hub: Hub, tmp_path: Path) -> None:
     hub.files = {"/a.jsonl": LINE, "/b.jsonl": LINE}
     source = Source(urls=(f"{hub.url}/a.jsonl", f"{hub.url}/b.jsonl"))
@@ -69,26 +89,61 @@ def test_a_cut_connection_goes_on_where_it_broke(hub: Hub, tmp_path: Path) -> No
     assert [r.headers.get("range", "") for r in hub.requests] == ["", "bytes=50000-", "bytes=100000-"]
 
 
-def test_a_fetch_that_was_killed_goes_on_and_ends_the_same(hub: Hub, tmp_path: Path) -> None:
-    hub.files = {"/a.jsonl": LINE * 100, "/b.jsonl": LINE * 400_000}
-    urls = (f"{hub.url}/a.jsonl", f"{hub.url}/b.jsonl")
-    out = tmp_path / "data"
+def program(out: Path, *urls: str) -> list[str]:
     argv = [sys.executable, "-m", "kaito.datasets.fetch", "--out", str(out), "--allow-host", "127.*"]
-    argv += [word for url in urls for word in ("--url", url)]
-    # Each start is cut off by the server and killed while it waits to try again.
-    hub.faults.append(Fault("/b.jsonl", times=3, cut_after=3_000_000))
-    for _ in range(2):
-        before = len(hub.requested("/b.jsonl"))
-        child = subprocess.Popen(argv, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 60
-        while len(hub.requested("/b.jsonl")) == before and time.monotonic() < deadline:
-            time.sleep(0.01)
-        child.kill()
-        child.wait()
-    done = subprocess.run(argv, capture_output=True, text=True, check=True)
-    assert (out / "001-b.jsonl").read_bytes() == LINE * 400_000
+    return argv + [word for url in urls for word in ("--url", url)]
+
+
+def test_a_fetch_that_is_killed_at_any_byte_fetches_every_byte_once(tmp_path: Path) -> None:
+    body = LINE * 20_000
+    cuts = sorted(random.Random(5).sample(range(len(body)), 8))
+    out = tmp_path / "data"
+    with (
+        run_file_server(FileServer(files={"/a.jsonl": LINE, "/b.jsonl": body})) as server,
+        run_proxy(server.host) as proxy,
+    ):
+        argv = program(out, f"{proxy.url}/a.jsonl", f"{proxy.url}/b.jsonl")
+        for before, cut in pairwise([0, *cuts]):
+            proxy.add(Stall(path="/b.jsonl", hold_response=cut - before))
+            child = subprocess.Popen(argv, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+            until(lambda: size_of(out / "001.part") == cut)  # noqa: B023  called in this turn alone
+            child.kill()
+            child.wait()
+        done = subprocess.run(argv, capture_output=True, text=True, check=True)
+        assert [path for path, _ in server.requests].count("/a.jsonl") == 1
+        starts = [headers.get("range", "bytes=0-") for path, headers in server.requests if path == "/b.jsonl"]
+    assert starts == [f"bytes={cut}-" for cut in [0, *cuts]]
+    assert (out / "001-b.jsonl").read_bytes() == body
     assert json.loads(done.stdout)["digest"] == files_digest(out)
-    assert len(hub.requested("/a.jsonl")) == 1
+    assert f"sha256:{hashlib.sha256(body).hexdigest()}" in done.stderr
+
+
+def size_of(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def until(condition: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < give_up, "the condition did not come to hold in time"
+        time.sleep(0.005)
+
+
+MEASURED = f"""
+import sys
+from kaito.datasets.fetch import main
+main(sys.argv[1:])
+print({PEAK_BYTES})
+"""
+
+
+def test_a_large_file_does_not_need_its_size_in_memory(tmp_path: Path) -> None:
+    block = LINE * 30_000
+    with run_file_server(FileServer(files={"/a.jsonl": block}, repeats={"/a.jsonl": 300})) as server:
+        argv = [sys.executable, "-c", MEASURED, *program(tmp_path / "data", f"{server.url}/a.jsonl")[3:]]
+        measured = subprocess.run(argv, capture_output=True, text=True, check=True)
+    assert size_of(tmp_path / "data" / "000-a.jsonl") == len(block) * 300 > 300e6
+    assert int(measured.stdout) < 150e6
 
 
 @pytest.mark.parametrize(
@@ -225,8 +280,15 @@ def test_a_folder_with_files_of_the_user_is_never_filled(folder: Path, tmp_path:
     assert names(folder) == before
 
 
+def test_a_first_start_that_was_cut_off_is_gone_on_with(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / ".fetched.json.part").write_text('{"sour')
+    fetch(Source(folder=str(folder)), tmp_path / "data", Access())
+    assert names(tmp_path / "data") == [".fetched.json", "a.jsonl", "c.jsonl", "sub/b.jsonl"]
+
+
 @pytest.mark.parametrize(
-    ("content", "said"), [({}, "no data file"), ({"x.csv": b"a,b"}, "CSV"), ({"x.jsonl": b""}, "empty")]
+    ("content", "said"), [({}, "no data file"), ({"x.xlsx": b"a,b"}, "Excel"), ({"x.jsonl": b""}, "empty")]
 )
 def test_a_folder_without_usable_data_is_refused(content: dict[str, bytes], said: str, tmp_path: Path) -> None:
     source = tmp_path / "mine"
@@ -234,6 +296,16 @@ def test_a_folder_without_usable_data_is_refused(content: dict[str, bytes], said
     for name, data in content.items():
         (source / name).write_bytes(data)
     with pytest.raises(DataFailure, match=said):
+        fetch(Source(folder=str(source)), tmp_path / "data", Access())
+
+
+def test_a_folder_that_is_missing_or_empty_is_named_with_its_field(tmp_path: Path) -> None:
+    source = tmp_path / "mine"
+    with pytest.raises(DataFailure, match=f"{source} does not exist") as missing:
+        fetch(Source(folder=str(source)), tmp_path / "data", Access())
+    assert "tuning.input.volumeSource.hostPath.path" in missing.value.hint
+    source.mkdir()
+    with pytest.raises(DataFailure, match=f"no data file in {source}: it is empty"):
         fetch(Source(folder=str(source)), tmp_path / "data", Access())
 
 
@@ -251,6 +323,17 @@ def test_the_program_says_a_size_and_a_digest_for_each_file(folder: Path, tmp_pa
     assert json.loads(done.stdout)["files"] == 3
 
 
+def test_what_is_there_already_needs_no_room_a_second_time(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed: list[int] = []
+    monkeypatch.setattr(sources, "require_free_space", lambda _folder, count: needed.append(count))
+    fetch(Source(folder=str(folder)), tmp_path / "data", Access())
+    (tmp_path / "data" / "sub" / "b.jsonl").unlink()
+    fetch(Source(folder=str(folder)), tmp_path / "data", Access())
+    assert needed == [len(LINE) * 4, len(LINE) * 2]
+
+
 # --- images ---------------------------------------------------------------------------------------------------------
 
 
@@ -261,17 +344,12 @@ def registry(tmp_path: Path) -> Iterator[RegistryServer]:
         yield server
 
 
-def push_image(registry: RegistryServer, files: dict[str, bytes]) -> str:
-    """An image `data:1` whose one layer holds these files, by plain requests."""
-    layer = io.BytesIO()
-    with tarfile.open(fileobj=layer, mode="w:gz") as archive:
-        for name, content in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            archive.addfile(entry, io.BytesIO(content))
+def push_image(registry: RegistryServer, *layers: dict[str, bytes]) -> str:
+    """An image `data:1` whose layers hold these files, by plain requests."""
     base = f"{registry.url}/v2/data"
     blobs = []
-    for content, kind in ((b"{}", "image.config.v1+json"), (layer.getvalue(), "image.layer.v1.tar+gzip")):
+    packed = [(_pack(files), "image.layer.v1.tar+gzip") for files in layers]
+    for content, kind in ((b"{}", "image.config.v1+json"), *packed):
         digest = "sha256:" + hashlib.sha256(content).hexdigest()
         location = httpx.post(f"{base}/blobs/uploads/").headers["location"]
         httpx.put(f"{location}&digest={digest}", content=content).raise_for_status()
@@ -280,6 +358,16 @@ def push_image(registry: RegistryServer, files: dict[str, bytes]) -> str:
     manifest = {"schemaVersion": 2, "mediaType": kind, "config": blobs[0], "layers": blobs[1:]}
     httpx.put(f"{base}/manifests/1", json=manifest, headers={"Content-Type": kind}).raise_for_status()
     return f"{registry.host}/data:1"
+
+
+def _pack(files: dict[str, bytes]) -> bytes:
+    layer = io.BytesIO()
+    with tarfile.open(fileobj=layer, mode="w:gz") as archive:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return layer.getvalue()
 
 
 def test_the_data_of_an_image_are_unpacked(registry: RegistryServer, tmp_path: Path) -> None:
@@ -298,3 +386,43 @@ def test_the_data_of_an_image_are_unpacked(registry: RegistryServer, tmp_path: P
 def test_an_image_that_is_not_there_is_the_registrys_failure(registry: RegistryServer, tmp_path: Path) -> None:
     with pytest.raises(RegistryFailure):
         fetch(Source(image=f"{registry.host}/none:1"), tmp_path / "data", Access())
+
+
+@pytest.mark.parametrize("crash", ["announced", "one of two in place", "all in place"])
+def test_an_image_that_was_unpacked_is_not_pulled_again_after_a_crash(
+    registry: RegistryServer, tmp_path: Path, crash: str
+) -> None:
+    image = push_image(registry, {"data/a.jsonl": LINE, "data/b.jsonl": LINE * 2})
+    out = tmp_path / "data"
+    first = fetch(Source(image=image), out, Access())
+    # As the crash leaves it: whole and unpacked aside, some of it in its place.
+    (out / ".image").mkdir()
+    for name in {"announced": ["a.jsonl", "b.jsonl"], "one of two in place": ["b.jsonl"], "all in place": []}[crash]:
+        (out / name).rename(out / ".image" / name)
+    registry.stop()
+    assert fetch(Source(image=image), out, Access()) == first
+    assert names(out) == [".fetched.json", "a.jsonl", "b.jsonl"]
+    registry.start()
+
+
+def test_a_later_layer_hides_what_an_earlier_one_had(registry: RegistryServer, tmp_path: Path) -> None:
+    image = push_image(
+        registry, {"data/a.jsonl": LINE, "data/b.jsonl": LINE}, {"data/.wh.a.jsonl": b"", "data/c.jsonl": LINE}
+    )
+    fetch(Source(image=image), tmp_path / "data", Access())
+    assert names(tmp_path / "data") == [".fetched.json", "b.jsonl", "c.jsonl"]
+
+
+def test_a_file_that_is_refused_is_brought_for_the_check_to_judge(folder: Path, tmp_path: Path) -> None:
+    (folder / "media").mkdir()
+    (folder / "media" / "pics.zip").write_bytes(b"PK\x03\x04pictures")
+    first = fetch(Source(folder=str(folder)), tmp_path / "data", Access())
+    assert names(tmp_path / "data") == [".fetched.json", "a.jsonl", "c.jsonl", "media/pics.zip", "sub/b.jsonl"]
+    assert (first["files"], first["digest"]) == (4, files_digest(folder))
+    (folder / "media" / "pics.zip").write_bytes(b"PK\x03\x04others")
+    assert fetch(Source(folder=str(folder)), tmp_path / "data", Access())["digest"] != first["digest"]
+    with pytest.raises(DataFailure, match="zip archive"):
+        scan_data(tmp_path / "data", DatasetConfig())
+    assert [file.name for file in scan_data(tmp_path / "data", DatasetConfig(dataset_path="sub")).files] == [
+        "sub/b.jsonl"
+    ]

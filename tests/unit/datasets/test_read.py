@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -8,15 +9,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from kaito.api.sections import DatasetConfig
 from kaito.datasets import files_digest
 from kaito.datasets.files import scan_folder
-from kaito.datasets.formats import Chat, Completion, parse_row
-from kaito.datasets.read import count_rows, list_files, read_rows
-from kaito.datasets.rows import Problem, RowError
-from kaito.failure import DataFailure
+from kaito.datasets.read import count_rows, read_rows
+from kaito.datasets.rows import Problem
+from kaito.datasets.settings import scan_data
+from kaito.failure import DataFailure, TemporaryFailure
 
 PAIR = {"prompt": "p", "completion": "c"}
-TURNS = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
 LINE = json.dumps(PAIR) + "\n"
 
 
@@ -34,7 +35,7 @@ def parquet(path: Path, rows: list[dict[str, Any]]) -> bytes:
 
 
 def places(folder: Path) -> list[tuple[str, int]]:
-    return [(row.file, row.line) for row in read_rows(list_files(folder))]
+    return [(row.file, row.line) for row in read_rows(scan_folder(folder).files)]
 
 
 def test_all_data_files_are_read_in_order_and_nothing_else(tmp_path: Path) -> None:
@@ -49,6 +50,7 @@ def test_all_data_files_are_read_in_order_and_nothing_else(tmp_path: Path) -> No
             ".hidden/x.jsonl": "broken",
             "._x.jsonl": "broken",
             "dataset_info.json": "{}",
+            "_SUCCESS": "",
             "picture.png": b"\x89PNG",
             "000-x.jsonl.part": "half",
         },
@@ -62,105 +64,53 @@ def test_all_data_files_are_read_in_order_and_nothing_else(tmp_path: Path) -> No
         ("sub/a.json", 2),
         ("sub/a.json", 6),
     ]
-    assert dict(scan_folder(data).skipped)["picture.png"] == "neither JSON nor parquet"
-    assert count_rows(list_files(data)) >= 6
-
-
-def test_a_file_is_recognised_by_what_is_in_it(tmp_path: Path) -> None:
-    data = write(tmp_path / "data", {"x.parquet": LINE, "y.txt": b"\xef\xbb\xbf" + LINE.encode()})
-    (data / "z.jsonl").write_bytes(parquet(tmp_path / "p", [PAIR]))
-    assert [(file.name, file.format) for file in list_files(data)] == [
-        ("x.parquet", "jsonl"),
-        ("y.txt", "jsonl"),
-        ("z.jsonl", "parquet"),
-    ]
-    assert [row.value for row in read_rows(list_files(data))] == [PAIR] * 3
+    assert dict(scan_folder(data).skipped)["picture.png"] == "not data, by its content and its name"
+    assert count_rows(scan_folder(data).files) >= 6
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("extension", "names"),
     [
-        ("train.parquet", "<!DOCTYPE html><html>Sign in</html>", "HTML page"),
-        ("train.jsonl", "\n  <html><body>", "HTML page"),
-        ("train", "<?xml version='1.0'?><Error>", "XML document"),
-        ("train.parquet", "version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer"),
-        ("train.parquet", b"PAR1" + b"\x00" * 100, "truncated parquet"),
-        ("train.parquet", b"PAR1", "truncated parquet"),
-        ("train.parquet", b"\x00\x01\x02\x03", "not parquet"),
-        ("train.jsonl", "", "empty"),
-        ("train.jsonl", " \n\n", "blank"),
-        ("train.jsonl.gz", b"\x1f\x8b\x08\x00", "gzip"),
-        ("train.zip", b"PK\x03\x04", "zip"),
-        ("train.zst", b"\x28\xb5\x2f\xfd", "zstd"),
-        ("train.csv", "prompt,completion\na,b\n", "CSV"),
-        ("train.arrow", b"ARROW1\x00\x00", "Arrow"),
-        ("train.jsonl", LINE.encode("utf-16"), "UTF-16"),
-        ("train.jsonl", "prompt: a\n", "not a data file"),
-        ("train.jsonl", b"\x00" * 64, "not a data file"),
+        ("csv", ["a.csv", "b.csv.gz"]),
+        (".csv.gz", ["a.csv", "b.csv.gz"]),
+        ("jsonl", ["c.jsonl"]),
+        ("json", ["c.jsonl"]),
+        ("parquet", ["d.parquet"]),
     ],
 )
-def test_a_file_that_is_not_what_it_claims_is_called_what_it_is(
-    name: str, content: str | bytes, said: str, tmp_path: Path
+def test_the_extension_that_is_asked_for_is_compared_with_what_is_inside(
+    extension: str, names: list[str], tmp_path: Path
 ) -> None:
-    data = write(tmp_path / "data", {"good.jsonl": LINE, name: content})
-    with pytest.raises(DataFailure, match=said) as failure:
-        list_files(data)
-    assert failure.value.message.startswith(f"{name}: ")
-    assert failure.value.hint
-
-
-@pytest.mark.parametrize(
-    ("content", "place", "said"),
-    [
-        (LINE + '{"prompt": "a" "b"}\n', 2, "column 16: not JSON"),
-        (LINE + '{"prompt": "a"', 2, "not JSON"),
-        (LINE + "{}{}\n", 2, "column 3: not JSON"),
-        (LINE + "[1]\n", 2, "not a JSON object"),
-        (LINE.encode() + b'{"prompt": "\xff"}\n', 2, "column 13: not UTF-8"),
-        (LINE + '{"a": ' + "[" * 100_000 + "\n", 2, "beyond all bounds"),
-        (LINE + '{"a": ' + "9" * 10_000 + "}\n", 2, "beyond all bounds"),
-        ("[" + LINE + "," + LINE + "; 3]", 3, "',' or ']' is missing"),
-        ("[" + LINE + ",", 2, "not JSON"),
-        ("[" + LINE + "] x", 2, "after the end"),
-        ("[\n1\n]", 2, "not a JSON object"),
-    ],
-)
-def test_a_line_that_cannot_be_read_is_named(content: str | bytes, place: int, said: str, tmp_path: Path) -> None:
-    data = write(tmp_path / "data", {"x.jsonl": content})
-    with pytest.raises(DataFailure) as failure:
-        list(read_rows(list_files(data)))
-    assert f"x.jsonl:{place}" in failure.value.message
-    assert said in failure.value.message
+    table = b"prompt,completion\np,c\n"
+    write(tmp_path / "data", {"a.csv": table, "b.csv.gz": gzip.compress(table), "c.jsonl": LINE})
+    (tmp_path / "data" / "d.parquet").write_bytes(parquet(tmp_path / "p", [PAIR]))
+    for file in scan_folder(tmp_path / "data").files:
+        asked = DatasetConfig(dataset_extension=extension, dataset_path=file.name)
+        if file.name in names:
+            assert scan_data(tmp_path / "data", asked).files == (file,)
+            continue
+        with pytest.raises(DataFailure, match=r"DatasetConfig\.dataset_extension says"):
+            scan_data(tmp_path / "data", asked)
 
 
 def test_reading_goes_on_after_a_bad_line_for_who_counts_them(tmp_path: Path) -> None:
     data = write(tmp_path / "data", {"x.jsonl": LINE + "{\n" + LINE + "[]\n"})
     problems: list[Problem] = []
-    assert [row.line for row in read_rows(list_files(data), problems.append)] == [1, 3]
+    assert [row.line for row in read_rows(scan_folder(data).files, problems.append)] == [1, 3]
     assert [problem.line for problem in problems] == [2, 4]
 
 
-def test_damaged_parquet_is_a_failure_that_names_the_file(tmp_path: Path) -> None:
-    whole = parquet(tmp_path / "p", [{"prompt": "p" * 50, "completion": str(i)} for i in range(2000)])
-    middle = bytearray(whole)
-    middle[20:400] = b"\xff" * 380
-    for content in (bytes(middle), whole[:10] + whole[-200:]):
-        data = write(tmp_path / "data", {"x.parquet": content})
-        with pytest.raises(DataFailure, match=r"x\.parquet: damaged parquet"):
-            list(read_rows(list_files(data)))
-
-
-def test_broken_utf8_in_parquet_is_the_problem_of_its_row(tmp_path: Path) -> None:
-    column = pa.array([b"fine", b"\xff\xfe", b"fine"], type=pa.binary()).view(pa.string())
-    pq.write_table(pa.table({"prompt": column, "completion": column}), tmp_path / "x.parquet")
-    problems: list[Problem] = []
-    assert [row.line for row in read_rows(list_files(tmp_path), problems.append)] == [1, 3]
-    assert str(problems[0]).startswith("x.parquet:2: text: not UTF-8")
+def test_a_file_that_is_gone_when_its_turn_comes_may_be_back_at_the_next_attempt(tmp_path: Path) -> None:
+    data = write(tmp_path / "data", {"x.jsonl": LINE, "y.jsonl": LINE})
+    files = scan_folder(data).files
+    (data / "y.jsonl").unlink()
+    with pytest.raises(TemporaryFailure, match=r"^y\.jsonl: cannot be read: No such file"):
+        list(read_rows(files))
 
 
 def test_a_missing_folder_is_a_data_failure(tmp_path: Path) -> None:
     with pytest.raises(DataFailure, match="does not exist"):
-        list_files(tmp_path / "none")
+        scan_folder(tmp_path / "none")
 
 
 def test_the_digest_follows_names_and_contents_of_data_alone(tmp_path: Path) -> None:
@@ -172,52 +122,52 @@ def test_the_digest_follows_names_and_contents_of_data_alone(tmp_path: Path) -> 
     assert len({files_digest(folder) for folder in (a, renamed, changed)}) == 3
 
 
-# --- formats --------------------------------------------------------------------------------------------------------
+def test_linked_folders_are_read_once_each(tmp_path: Path) -> None:
+    write(tmp_path / "elsewhere", {"b.jsonl": LINE, "deep/c.jsonl": LINE})
+    data = write(tmp_path / "data", {"a.jsonl": LINE, "sub/d.jsonl": LINE})
+    (data / "more").symlink_to(tmp_path / "elsewhere")
+    (data / "same").symlink_to(tmp_path / "elsewhere" / "deep")
+    (data / "sub" / "round").symlink_to(data)
+    listing = scan_folder(data)
+    assert [file.name for file in listing.files] == ["a.jsonl", "more/b.jsonl", "more/deep/c.jsonl", "sub/d.jsonl"]
+    again = "a link to a folder that is read already"
+    assert listing.skipped == (("same", again), ("sub/round", again))
 
 
-def test_the_recognised_formats() -> None:
-    assert parse_row({"messages": TURNS, "id": 3}) == Chat(TURNS)
-    assert parse_row({"messages": None, **PAIR}) == Completion("p", "c")
-    assert parse_row({"prompt": TURNS[:1], "completion": TURNS[1:]}) == Chat(TURNS, trained_from=1)
-    parts = [{"role": "user", "content": [{"type": "text", "text": "q"}]}, {**TURNS[1], "name": None}]
-    assert parse_row({"messages": parts}) == Chat(TURNS)
-    assert parse_row({"question": "p", "answer": "c"}, {"prompt": "question", "completion": "answer"}) == Completion(
-        "p", "c"
+def test_a_linked_folder_alone_is_data(tmp_path: Path) -> None:
+    write(tmp_path / "elsewhere", {"b.jsonl": LINE})
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "more").symlink_to(tmp_path / "elsewhere")
+    assert [file.name for file in scan_folder(tmp_path / "data").files] == ["more/b.jsonl"]
+    assert [file.name for file in scan_data(tmp_path / "data", DatasetConfig(dataset_path="more")).files] == [
+        "more/b.jsonl"
+    ]
+
+
+def test_only_what_dataset_path_names_is_looked_at(tmp_path: Path) -> None:
+    data = write(
+        tmp_path / "data", {"train/a.jsonl": LINE, "train/sub/b.jsonl": LINE, "media/pics.zip": b"PK\x03\x04x"}
     )
+    for path in ("train", "/mnt/data/train/", "./train"):
+        found = scan_data(data, DatasetConfig(dataset_path=path)).files
+        assert [file.name for file in found] == ["train/a.jsonl", "train/sub/b.jsonl"]
+    assert [file.name for file in scan_data(data, DatasetConfig(dataset_path="train/a.jsonl")).files] == [
+        "train/a.jsonl"
+    ]
+    for path in (None, "", ".", "media"):
+        with pytest.raises(DataFailure, match=r"^media/pics\.zip: a zip archive"):
+            scan_data(data, DatasetConfig(dataset_path=path))
+    for path in ("gone", "../data/train", "train/a.jsonl/x"):
+        with pytest.raises(DataFailure, match=r"no data file at DatasetConfig\.dataset_path") as failure:
+            scan_data(data, DatasetConfig(dataset_path=path))
+        assert failure.value.hint == "found: media/pics.zip, train/a.jsonl, train/sub/b.jsonl"
 
 
-@pytest.mark.parametrize(
-    ("value", "column", "said"),
-    [
-        ({"text": "t", "label": 1}, "columns", "found 'text', 'label'"),
-        ({}, "columns", "no columns"),
-        ({"conversations": [{"from": "human", "value": "x"}]}, "columns", "found 'conversations'"),
-        ({"instruction": "a", "output": "b"}, "columns", "no recognised format"),
-        ({"prompt": "p"}, "completion", "without 'completion'"),
-        ({"prompt": "p", "completion": None}, "completion", "without 'completion'"),
-        ({"messages": TURNS, **PAIR}, "columns", "both"),
-        ({"prompt": "p", "completion": TURNS}, "completion", "neither both"),
-        ({"prompt": "p", "completion": " "}, "completion", "empty"),
-        ({"messages": "[]"}, "messages", "a string, not a list"),
-        ({"messages": []}, "messages", "no messages"),
-        ({"messages": [*TURNS, "x"]}, "messages[2]", "a string"),
-        ({"messages": TURNS[:1]}, "messages", "no assistant turn"),
-        ({"prompt": TURNS, "completion": TURNS[:1]}, "completion", "no assistant turn"),
-        ({"messages": [{"role": "human", "content": "x"}, *TURNS]}, "messages[0].role", "write 'user'"),
-        ({"messages": [{"role": "boss", "content": "x"}, *TURNS]}, "messages[0].role", "unknown role"),
-        ({"messages": [{"content": "x"}, *TURNS]}, "messages[0].role", "no role"),
-        ({"messages": [{"from": "human", "value": "x"}]}, "messages[0]", "'from' and 'value'"),
-        ({"messages": [TURNS[0], {"role": "assistant", "content": ""}]}, "messages[1].content", "empty"),
-        ({"messages": [TURNS[0], {"role": "assistant"}]}, "messages[1].content", "no content"),
-        ({"messages": [TURNS[0], {"role": "assistant", "content": 3}]}, "messages[1].content", "a number"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content", "not text"),
-        ({"messages": [*TURNS, {"role": "assistant", "tool_calls": [{}]}]}, "messages[2].tool_calls", "tool calls"),
-        ({"prompt": "p", "completion": "\ud83d"}, "completion", "broken character"),
-    ],
-)
-def test_any_other_row_is_refused_with_column_rule_and_remedy(value: dict[str, Any], column: str, said: str) -> None:
-    with pytest.raises(RowError) as refusal:
-        parse_row(value)
-    assert refusal.value.column == column
-    assert said in str(refusal.value)
-    assert refusal.value.remedy
+@pytest.mark.parametrize("name", ["a\nKAITO_REPORT {}.jsonl", "a\x1b[31m.jsonl", "a\u2028b.jsonl", "README\n.md"])
+def test_a_file_whose_name_would_write_into_the_log_is_refused(name: str, tmp_path: Path) -> None:
+    data = write(tmp_path / "data", {name: LINE, "日本 語.jsonl": LINE})
+    with pytest.raises(DataFailure, match="control characters") as failure:
+        scan_folder(data)
+    assert failure.value.message.isprintable() and failure.value.message.isascii()
+    (data / name).unlink()
+    assert [file.name for file in scan_folder(data).files] == ["日本 語.jsonl"]

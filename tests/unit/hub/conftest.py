@@ -8,7 +8,23 @@ from pathlib import Path
 import pytest
 
 from tests.servers.hub import Hub, run_hub
+from tests.servers.registry import RegistryServer, run_registry
 from tests.unit.datasets.models import build_model
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RegistryServer]:
+    """An open registry that all tests share: each uses a repository of its own."""
+    with run_registry(tmp_path_factory.mktemp("registry")) as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model cache of the test's own; the developer's logins stay out."""
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "no-docker-config"))
+    monkeypatch.setenv("KAITO_MODEL_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
 @pytest.fixture

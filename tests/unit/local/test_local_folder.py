@@ -43,6 +43,17 @@ def test_what_was_asked_for_comes_back_as_it_was() -> None:
     assert list(list_keys()) == [KEY]
 
 
+def test_two_commands_that_apply_at_once_both_succeed() -> None:
+    script = (
+        "from kaito.local.desired import Desired, save_desired\nfrom kaito.local.home import Key\n"
+        "for number in range(300):\n    save_desired(Key('default', 'w'), Desired({'number': number}))\n"
+    )
+    both = [subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [process.communicate()[1] for process in both] == ["", ""]
+    assert load_desired(KEY) == Desired({"number": 299})
+    assert [path.name for path in run_folder(KEY).iterdir()] == ["workspace.json"]
+
+
 def test_secrets_are_readable_by_their_owner_alone() -> None:
     before = os.umask(0)
     try:

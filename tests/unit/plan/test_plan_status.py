@@ -114,6 +114,18 @@ def test_a_failure_says_why_and_what_to_do_in_its_condition() -> None:
     assert found.tuning.run.log_tail == ["last line"]
 
 
+@pytest.mark.parametrize(
+    ("ran", "said"),
+    [
+        (run("check/fetch", state="pending", reason="Stopped"), "nothing trained yet"),
+        (run("tune/tune", state="pending", reason="Stopped"), "from its newest checkpoint"),
+    ],
+)
+def test_a_stopped_run_says_whether_it_has_a_checkpoint_to_go_on_from(ran: Run, said: str) -> None:
+    found = status(WORKSPACE, PLAN, observed(stopped=True), ran, None, NOW)
+    assert said in next(c.message or "" for c in found.conditions or [] if c.type == "WorkspaceSucceeded")
+
+
 def test_a_refused_push_is_push_denied_and_an_unreachable_registry_is_registry_unavailable() -> None:
     assert failure_of(PLAN, LAPTOP, run("push/push", state="failed", exit_code=5)).reason == "PushDenied"
     assert failure_of(PLAN, LAPTOP, run("push/push", state="failed", exit_code=75)).reason == "RegistryUnavailable"

@@ -136,7 +136,18 @@ def test_a_setting_that_decides_the_result_makes_another_training(changed: dict[
     assert plan(workspace(parameters=changed), FOUND).inputs_hash != plan(workspace(), FOUND).inputs_hash
 
 
-@pytest.mark.parametrize("quiet", [{"logging_steps": 50}, {"save_steps": 7}, {"save_strategy": "no"}])
+@pytest.mark.parametrize(
+    "quiet",
+    [
+        {"logging_steps": 50},
+        {"save_steps": 7},
+        {"save_strategy": "no"},
+        {"run_name": "mine", "report_to": "none", "log_level": "info", "disable_tqdm": True},
+        {"ddp_timeout": 60, "dataloader_pin_memory": False, "torch_empty_cache_steps": 5},
+        {"packing": False, "padding_free": True, "packing_strategy": "bfd"},
+        {"hub_token": "hf_1"},
+    ],
+)
 def test_a_setting_that_is_only_logged_or_saved_does_not(quiet: dict[str, Any]) -> None:
     changed = steps(FOUND, parameters={"TrainingArguments": quiet})
     assert changed["tune"].identity == steps(FOUND)["tune"].identity
@@ -253,10 +264,6 @@ def test_a_new_value_of_the_rerun_annotation_is_a_new_run() -> None:
 @pytest.mark.parametrize(
     ("tuning", "reason"),
     [
-        (
-            {"preset": {"name": "demo", "accessMode": "private", "presetOptions": {"image": "a/b:1"}}},
-            "PrivateImageNotSupported",
-        ),
         ({"output": {"volumeSource": {"persistentVolumeClaim": {"claimName": "c"}}}}, "VolumeNeedsCluster"),
         ({"input": {"volumeSource": {"nfs": {"server": "s", "path": "/p"}}}}, "VolumeNeedsCluster"),
         (
@@ -307,7 +314,7 @@ def test_a_shipped_or_inline_chat_template_stays_as_it_is(template: str) -> None
 
 
 def identities(observed: Observed, **tuning: Any) -> dict[str, str]:
-    return {name: step.identity for name, step in steps(observed, **tuning).items()}
+    return {name: step.identity + step.verdict for name, step in steps(observed, **tuning).items()}
 
 
 def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
@@ -350,8 +357,34 @@ def test_rerun_trains_and_pushes_again() -> None:
     assert changed(identities(FOUND), identities(again)) >= {"tune", "push", "fetch", "resolve"}
 
 
-def test_an_improvement_that_is_asked_for_later_is_checked() -> None:
-    assert "tune" in changed(identities(FOUND), identities(FOUND, evaluation={"minImprovement": 0.5}))
+@pytest.mark.parametrize("evaluation", [{"minImprovement": 0.5}, {"earlyStoppingPatience": 2}])
+def test_what_is_asked_of_the_held_out_loss_later_is_checked_and_trains_nothing_anew(evaluation: Any) -> None:
+    before, after = steps(FOUND)["tune"], steps(FOUND, evaluation=evaluation)["tune"]
+    assert before.verdict != after.verdict
+    assert before.identity == after.identity
+
+
+def test_rows_that_teach_nothing_count_for_no_batch_and_no_split() -> None:
+    few = replace(FOUND, data=replace(DATA, rows=2000, untrained=700, dropped=600))
+    seven_hundred = replace(FOUND, data=replace(DATA, rows=700))
+    assert plan(workspace(), few).settings == plan(workspace(), seven_hundred).settings
+
+
+@pytest.mark.parametrize("gpus", [1, 3, 6, 8])
+@pytest.mark.parametrize("rows", [1000, 15_000])
+def test_the_memory_decides_no_rows_of_a_step_whatever_the_gpus(gpus: int, rows: int) -> None:
+    def batch(gibibytes: int) -> tuple[int, int]:
+        device = replace(A100, count=gpus, memory_bytes=gibibytes * GIB)
+        found = plan(workspace(), replace(FOUND, device=device, data=replace(DATA, rows=rows))).settings
+        micro, accumulation = (
+            found[f"TrainingArguments.{key}"].value
+            for key in ("per_device_train_batch_size", "gradient_accumulation_steps")
+        )
+        return micro, micro * accumulation * gpus
+
+    small, large = batch(9), batch(80)
+    assert small[1] == large[1]
+    assert large[1] <= max(32, gpus)
 
 
 def test_a_token_is_only_named_where_its_secret_is_at_hand() -> None:
@@ -359,6 +392,9 @@ def test_a_token_is_only_named_where_its_secret_is_at_hand() -> None:
     assert "--token-file" not in steps(FOUND, **gated)["resolve"].argv
     at_hand = steps(replace(FOUND, secrets={"hf": 1.0}), **gated)
     assert at_hand["resolve"].argv[-2:] == ("--token-file", "secrets/hf/HF_TOKEN")
+    urls = {"input": {"urls": ["https://huggingface.co/datasets/org/rows/resolve/main/train.parquet"]}}
+    fetched = steps(replace(FOUND, secrets={"hf": 1.0}), **gated, **urls)["fetch"].argv
+    assert fetched[fetched.index("--token-file") + 1] == "secrets/hf/HF_TOKEN"
 
 
 @pytest.mark.parametrize(

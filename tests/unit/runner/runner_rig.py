@@ -27,7 +27,13 @@ job_file = from_json(JobFile, json.loads(Path(job).read_text()))
 sys.exit(run_job(job_file, Path(folder), timing=Timing(**json.loads(timing))))
 """
 
-QUICK = {"backoff_seconds": 0.01, "dump_seconds": 1.0, "stall_grace_seconds": 0.5, "look_seconds": 0.05}
+QUICK = {
+    "backoff_seconds": 0.01,
+    "killed_backoff_seconds": 0.01,
+    "dump_seconds": 1.0,
+    "stall_grace_seconds": 0.5,
+    "look_seconds": 0.05,
+}
 
 
 def until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:

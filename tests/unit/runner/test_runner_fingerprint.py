@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from kaito.contract import Step, StepRun
+from kaito.runner.events import read_events
 from kaito.runner.fingerprint import set_aside
 from kaito.runner.state import RunState, load_run, save_run
 from tests.unit.runner.runner_rig import Rig
@@ -64,6 +65,28 @@ def test_outputs_of_other_inputs_are_moved_and_not_mixed(rig: Rig) -> None:
     assert rig.reasons("fetch") == ["Started", "Done", "MovedAside", "Started", "Done"]
     rig.run(fetch(rig, "c"), run=3, inputs_hash="sha256:c")
     assert (rig.folder / "previous/2/data/b").exists()
+
+
+def test_checkpoints_that_are_moved_are_told_with_their_steps(rig: Rig) -> None:
+    source = "import os\nos.makedirs('checkpoints/checkpoint-1560')"
+    tune = rig.step(source, "tune", outputs=("checkpoints",))
+    assert rig.run(tune, job="tune").code == 0
+    assert rig.run(replace(tune, identity="other"), job="tune", run=2, inputs_hash="sha256:b").code == 0
+    (moved,) = [event.message for event in read_events(rig.folder) if event.reason == "MovedAside"]
+    assert moved == "its inputs changed: training begins anew; 1,560 steps are kept in previous/1"
+
+
+def test_another_verdict_runs_the_step_again_on_its_outputs(rig: Rig) -> None:
+    """A verdict on what lies there: the outputs are the same ones, and nothing is moved."""
+    first = replace(fetch(rig, "a"), verdict="at least 1")
+    rig.run(first)
+    assert rig.run(replace(first, verdict="at least 2"), run=2, inputs_hash="sha256:b").code == 0
+    assert rig.run(replace(first, verdict=""), run=3, inputs_hash="sha256:c").code == 0
+    assert not (rig.folder / "previous").exists()
+    assert rig.run(replace(first, verdict=""), run=4, inputs_hash="sha256:d").code == 0
+    assert rig.reasons("fetch") == ["Started", "Done"] * 3 + ["Skipped"]
+    rig.run(replace(fetch(rig, "b"), verdict="at least 2"), run=5, inputs_hash="sha256:e")
+    assert (rig.folder / "previous/1/data/a").exists()
 
 
 def test_outputs_of_nobody_known_are_moved(rig: Rig) -> None:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,11 +19,11 @@ from tests.unit.runner.runner_rig import DRIVER, QUICK, Rig
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 256 KiB."""
+    """A file system of 1 MiB."""
     mount = tmp_path / "disk"
     mount.mkdir()
     made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", mount], check=False, capture_output=True, text=True
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", mount], check=False, capture_output=True, text=True
     )
     if made.returncode != 0:
         pytest.skip(f"a tmpfs cannot be mounted here: {made.stderr.strip()}")
@@ -32,23 +31,64 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", mount], check=True)
 
 
-def test_a_full_disk_ends_the_run_in_words_and_breaks_nothing(rig: Rig, small_disk: Path) -> None:
+FILL = """
+f = open('filler', 'wb', buffering=0)
+try:
+    while f.write(b'x' * 4096): pass
+except OSError: pass
+"""
+
+
+WRITES = """
+from kaito.program import run_program
+def main(argv):
+    open('three', 'wb').write(bytes(1 << 19))
+run_program(main)
+"""
+
+
+def test_what_was_done_on_a_disk_that_is_now_full_is_recorded_and_the_next_step_says_so(
+    rig: Rig, small_disk: Path
+) -> None:
     rig.folder = small_disk
-    fill = "f = open('filler', 'wb', buffering=0)\ntry:\n    while f.write(b'x' * 4096): pass\nexcept OSError: pass\n"
-    steps = (rig.step("pass", "one"), rig.step(fill, "two"), rig.step("pass", "three"))
+    steps = (rig.step("pass", "one"), rig.step(FILL, "two"), rig.step(WRITES, "three"))
     ended = rig.run(*steps)
     assert ended.code == 75
     assert "the disk is full" in ended.stderr
-    assert '"NoSpace"' in ended.stdout
-    assert rig.ran("one").state == "done"
-    assert rig.ran("two").state == "running"
+    assert str(small_disk) in ended.stderr
+    assert rig.termination()["reason"] == "NoSpace"
+    assert [rig.ran(name).state for name in ("one", "two", "three")] == ["done", "done", "failed"]
+    assert (rig.ran("three").reason, rig.ran("three").exit_code) == ("NoSpace", 75)
     assert not list(small_disk.glob(".*.part"))
     (small_disk / "filler").unlink()
-    again = replace(steps[1], argv=("true",))
-    assert rig.run(steps[0], again, steps[2]).code == 0
-    assert rig.ran("three").state == "done"
+    assert rig.run(*steps).code == 0
+    assert [rig.reasons(name).count("Started") for name in ("one", "two", "three")] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "fails",
+    [
+        "open('more', 'wb').write(bytes(1 << 20))",
+        "from kaito.failure import DataFailure\n"
+        "try: open('more', 'wb').write(bytes(1 << 20))\n"
+        "except OSError as error: raise DataFailure('cannot be kept') from error",
+        "open('more', 'wb', buffering=0).write(bytes(1 << 20)); raise RuntimeError('a library failed writing file')",
+    ],
+)
+def test_a_program_that_fills_the_disk_ends_as_that_in_its_own_words_and_is_not_repeated(
+    rig: Rig, small_disk: Path, fails: str
+) -> None:
+    rig.folder = small_disk
+    indented = fails.replace("\n", "\n    ")
+    program = f"from kaito.program import run_program\ndef main(argv):\n    {indented}\nrun_program(main)\n"
+    assert rig.run(rig.step(program)).code == 75
+    ran = rig.ran()
+    assert (ran.state, ran.reason, ran.exit_code, ran.attempt) == ("failed", "NoSpace", 75, 1)
+    assert "is full" in ran.message
+    assert str(small_disk) in ran.hint
+    assert rig.termination()["message"] == ran.message
     # Every line of the events is whole, or passed over.
-    assert [event.reason for event in read_events(small_disk) if event.step == "three"] == ["Started", "Done"]
+    assert [event.reason for event in read_events(small_disk)] == ["Started", "NoSpace"]
 
 
 def test_a_disk_that_is_full_from_the_start_is_said_to_be_full(rig: Rig, small_disk: Path) -> None:
@@ -59,6 +99,7 @@ def test_a_disk_that_is_full_from_the_start_is_said_to_be_full(rig: Rig, small_d
     ended = rig.run(rig.step("pass"))
     assert ended.code == 75
     assert "the disk is full" in ended.stderr
+    assert '"NoSpace"' in ended.stdout
     assert not (small_disk / "run.json").exists()
 
 

@@ -63,6 +63,68 @@ def test_a_cut_download_goes_on_where_it_was(
     assert files.requests[1][1].get("range") == (f"bytes={cut}-" if cut else None)
 
 
+def test_a_download_that_is_cut_off_forty_times_fetches_every_byte_once(
+    files: FileServer, proxy: FaultProxy, client: httpx.Client, tmp_path: Path, pauses: list[float]
+) -> None:
+    files.files["/x"] = DATA
+    moments = random.Random(3)
+    cuts = [moments.randrange(len(DATA) // 40) for _ in range(40)]
+    for cut in cuts:
+        proxy.add(Fault(cut_response=cut))
+    done = download(client, f"{proxy.url}/x", tmp_path / "x", attempts=41, sleep=pauses.append)
+    assert done.sha256 == SHA256
+    starts = [int(headers.get("range", "bytes=0-")[6:-1]) for _, headers in files.requests]
+    assert starts == [sum(cuts[:count]) for count in range(41)]
+
+
+def test_a_server_without_range_that_always_breaks_off_is_given_up(
+    files: FileServer, proxy: FaultProxy, client: httpx.Client, tmp_path: Path, pauses: list[float]
+) -> None:
+    files.files["/x"], files.repeats["/x"], files.ranges = DATA, 10, False
+    proxy.add(Fault(cut_response=2_000_000, times=100))
+    with pytest.raises(TransferError) as caught:
+        download(client, f"{proxy.url}/x", tmp_path / "x", sleep=pauses.append)
+    assert caught.value.retryable
+    assert proxy.count("GET") <= 6
+
+
+def test_a_server_without_range_is_asked_for_the_whole_file_again(
+    files: FileServer, proxy: FaultProxy, client: httpx.Client, tmp_path: Path, pauses: list[float]
+) -> None:
+    files.files["/x"], files.ranges = DATA, False
+    proxy.add(Fault(cut_response=200_000, times=2))
+    assert download(client, f"{proxy.url}/x", tmp_path / "x", sleep=pauses.append).sha256 == SHA256
+
+
+def test_a_server_that_passes_over_if_range_splices_nothing(
+    files: FileServer, proxy: FaultProxy, client: httpx.Client, tmp_path: Path
+) -> None:
+    files.files["/x"], files.if_range = DATA, False
+    proxy.add(Fault(cut_response=100_000))
+
+    def change(_seconds: float) -> None:
+        files.files["/x"] = DATA[::-1]
+
+    assert download(client, f"{proxy.url}/x", tmp_path / "x", sleep=change).path.read_bytes() == DATA[::-1]
+
+
+def test_a_download_that_ended_before_it_had_its_place_is_not_fetched_again(
+    files: FileServer, client: httpx.Client, tmp_path: Path
+) -> None:
+    """A crash between the last byte and the name: `place` is where a caller would be killed."""
+    files.files["/x"] = DATA
+    files.headers["/x"] = {"Content-Disposition": 'attachment; filename="train.jsonl"'}
+    with pytest.raises(ZeroDivisionError):
+        download(client, f"{files.url}/x?download=true", tmp_path / "x", place=lambda _found: tmp_path / str(1 // 0))
+    files.headers["/x"] = {}
+    done = download(
+        client, f"{files.url}/x?download=true", tmp_path / "x", place=lambda found: tmp_path / f"000-{found.name}"
+    )
+    assert (done.path.name, done.name, done.sha256) == ("000-train.jsonl", "train.jsonl", SHA256)
+    assert files.requests[-1][1]["range"] == f"bytes={len(DATA)}-"
+    assert list(tmp_path.iterdir()) == [done.path]
+
+
 def test_another_process_goes_on_with_the_part(
     files: FileServer, proxy: FaultProxy, client: httpx.Client, tmp_path: Path, pauses: list[float]
 ) -> None:
@@ -155,6 +217,20 @@ def test_a_body_in_the_servers_own_coding_is_decoded(files: FileServer, client: 
     assert download(client, f"{files.url}/x.jsonl", tmp_path / "x").path.read_bytes() == DATA
 
 
+def test_a_gzip_file_is_kept_as_it_was_sent_and_can_be_continued(
+    files: FileServer, proxy: FaultProxy, client: httpx.Client, tmp_path: Path, pauses: list[float]
+) -> None:
+    """Many servers say of `x.gz` that it is coded with gzip; it is the file that is meant all the same."""
+    packed = gzip.compress(DATA)
+    files.files["/x.jsonl.gz"] = packed
+    files.headers["/x.jsonl.gz"] = {"Content-Encoding": "gzip"}
+    proxy.add(Fault(cut_response=100_000))
+    done = download(client, f"{proxy.url}/x.jsonl.gz", tmp_path / "x", sleep=pauses.append)
+    assert done.path.read_bytes() == packed
+    assert done.sha256 == hashlib.sha256(packed).hexdigest()
+    assert files.requests[-1][1]["range"] == "bytes=100000-"
+
+
 def test_an_empty_file_arrives(files: FileServer, client: httpx.Client, tmp_path: Path) -> None:
     files.files["/x"] = b""
     assert download(client, f"{files.url}/x", tmp_path / "x", size=0).path.read_bytes() == b""
@@ -178,3 +254,13 @@ def test_a_disk_that_fills_up_meanwhile_is_named(tmp_path: Path) -> None:
         Path("/dev/full").open("wb") as file,
     ):
         file.write(DATA)
+
+
+def test_what_cannot_fit_is_refused_before_a_byte_is_written(
+    files: FileServer, client: httpx.Client, tmp_path: Path
+) -> None:
+    files.files["/x"] = DATA
+    files.headers["/x"] = {"Content-Length": str(1 << 60)}
+    with pytest.raises(NoSpace, match="are needed"):
+        download(client, f"{files.url}/x", tmp_path / "x")
+    assert not (tmp_path / "x.part").exists() or (tmp_path / "x.part").stat().st_size == 0

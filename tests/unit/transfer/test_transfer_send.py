@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from email.utils import formatdate
+from pathlib import Path
 
 import httpx
 import pytest
+import trustme
 
-from kaito.transfer import HostRefused, NotTLS, TransferError, backoff, build_client, send
+from kaito.transfer import HostRefused, HostUnknown, NotTLS, TransferError, backoff, build_client, send
 from kaito.transfer.retry import LONGEST_WAIT_SECONDS
 from tests.servers.files import FileServer, run_file_server
 from tests.servers.proxy import Fault, FaultProxy
@@ -48,6 +50,13 @@ def test_a_server_that_is_down_is_retryable(proxy: FaultProxy, client: httpx.Cli
         send(client, "GET", f"{proxy.url}/x", sleep=pauses.append)
     assert caught.value.retryable
     assert len(pauses) == 4
+
+
+def test_a_name_that_cannot_be_resolved_is_asked_for_twice_alone(pauses: list[float]) -> None:
+    with build_client(allow_hosts=["*"]) as client, pytest.raises(HostUnknown, match=r"no-such-hub\.invalid") as caught:
+        send(client, "GET", "http://no-such-hub.invalid/x", sleep=pauses.append)
+    assert caught.value.retryable
+    assert len(pauses) == 1
 
 
 def test_retry_after_is_honoured_within_a_bound(
@@ -92,6 +101,22 @@ def test_authorization_does_not_follow_a_redirect_to_another_host(files: FileSer
         assert files.requests[1][1]["authorization"] == "Bearer secret"
         assert not {"authorization", "cookie"} & set(other.requests[0][1])
         assert other.requests[0][1]["x-kept"] == "1"
+
+
+def test_authorization_does_not_follow_a_redirect_from_https_to_http(
+    files: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    files.files["/x"] = b"y"
+    with (
+        run_file_server(FileServer(redirects={"/x": f"{files.url}/x"}), authority=authority, folder=tmp_path) as server,
+        build_client(allow_hosts=["127.0.0.1"]) as trusting,
+    ):
+        send(trusting, "GET", f"{server.url}/x", headers={"Authorization": "Bearer secret"})
+        assert server.requests[0][1]["authorization"] == "Bearer secret"
+    assert "authorization" not in files.requests[0][1]
 
 
 def test_redirects_end(files: FileServer, client: httpx.Client) -> None:

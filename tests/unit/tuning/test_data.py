@@ -1,24 +1,33 @@
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from kaito.api.training import TrainingConfig
-from kaito.failure import DataFailure
-from kaito.tuning.data import Example, held_out_rows, load_examples, split_rows
+from kaito.api.training_rules import held_out_rows
+from kaito.tuning.data import Examples, split_rows
 
 
-def rows(count: int, start: int = 0) -> list[Example]:
-    return [
-        Example(np.array([index, 1], np.int32), np.array([0, 1], np.bool_)) for index in range(start, start + count)
-    ]
+def rows(*firsts: int) -> Examples:
+    """A row of two tokens for each: that number, and a 1 that is trained."""
+    input_ids = np.array([token for first in firsts for token in (first, 1)], np.int32)
+    return Examples(input_ids, np.tile([False, True], len(firsts)), np.arange(2, 2 * len(firsts) + 1, 2))
 
 
-def tokens(examples: tuple[Example, ...]) -> set[int]:
+def tokens(examples: Examples) -> set[int]:
     return {int(example.input_ids[0]) for example in examples}
+
+
+def test_rows_are_views_into_one_array_in_the_order_that_was_chosen() -> None:
+    examples = Examples(np.arange(6, dtype=np.int32), np.arange(6) % 2 == 1, np.array([1, 3, 6]))
+    assert [example.input_ids.tolist() for example in examples] == [[0], [1, 2], [3, 4, 5]]
+    assert [example.trained.tolist() for example in examples] == [[False], [True, False], [True, False, True]]
+    chosen = examples.select(np.array([2, 0]))
+    assert [example.input_ids.tolist() for example in chosen] == [[3, 4, 5], [0]]
+    assert [example.input_ids.tolist() for example in chosen[1:]] == [[0]]
+    assert chosen[0].input_ids.base is examples.input_ids
+    assert len(examples[-1].input_ids) == 3
+    with pytest.raises(IndexError):
+        chosen[2]
 
 
 @pytest.mark.parametrize(
@@ -39,48 +48,23 @@ def test_how_many_rows_are_held_out(count: int, share: float | None, expected: i
 
 
 def test_the_split_is_the_same_whatever_the_order_of_the_rows() -> None:
-    one = split_rows(rows(200), train_share=0.9, seed=4)
-    other = split_rows(rows(200)[::-1], train_share=0.9, seed=4)
+    one = split_rows(rows(*range(200)), train_share=0.9, seed=4)
+    other = split_rows(rows(*reversed(range(200))), train_share=0.9, seed=4)
     assert tokens(one.held_out) == tokens(other.held_out)
     assert len(one.held_out) == 20
     assert tokens(one.train) | tokens(one.held_out) == set(range(200))
-    assert tokens(split_rows(rows(200), train_share=0.9, seed=5).held_out) != tokens(one.held_out)
+    assert tokens(split_rows(rows(*range(200)), train_share=0.9, seed=5).held_out) != tokens(one.held_out)
 
 
 def test_a_row_that_is_evaluated_is_never_also_trained() -> None:
-    split = split_rows(rows(60) + rows(60), train_share=0.9, seed=1)
-    assert split.held_out
+    split = split_rows(rows(*range(60), *range(60)), train_share=0.9, seed=1)
+    assert len(split.held_out) == 12
+    assert len(split.held_out) + len(split.train) == 120
     assert not tokens(split.train) & tokens(split.held_out)
 
 
-def test_the_answer_and_its_end_are_trained_and_nothing_else(llama: Path, data: Path) -> None:
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(llama / "tokenizer.json"))
-    loaded = load_examples(data, llama, TrainingConfig())
-    assert len(loaded.examples) == 40
-    for example in loaded.examples:
-        trained = example.input_ids[example.trained].tolist()
-        assert trained[-1] == tokenizer.token_to_id("<|end|>")
-        answer = tokenizer.decode(trained[:-1])
-        assert answer.startswith("the ")
-        assert " is in the " in answer
-        assert "where" not in answer
-    assert loaded.chat_template is not None
-    assert "40 rows in 1 files" in loaded.summary
-
-
-def test_a_bad_row_is_named_by_file_and_line(llama: Path, tmp_path: Path) -> None:
-    good = json.dumps({"prompt": "a", "completion": "b"})
-    (tmp_path / "rows.jsonl").write_text(good + "\n" + json.dumps({"prompt": "a"}) + "\n")
-    with pytest.raises(DataFailure, match=r"rows\.jsonl:2"):
-        load_examples(tmp_path, llama, TrainingConfig())
-
-
-def test_rows_whose_answer_is_cut_off_are_left_out_and_counted(llama: Path, data: Path) -> None:
-    config = TrainingConfig.model_validate({"TrainingArguments": {"max_length": 20}})
-    loaded = load_examples(data, llama, config)
-    assert 0 < len(loaded.examples) < 40
-    assert f"{40 - len(loaded.examples)} left without an answer" in loaded.summary
-    with pytest.raises(DataFailure, match="none of the 40 rows"):
-        load_examples(data, llama, TrainingConfig.model_validate({"TrainingArguments": {"max_length": 4}}))
+def test_a_row_that_is_repeated_more_often_than_rows_are_held_out_is_trained() -> None:
+    split = split_rows(rows(*[7] * 50, *range(10, 60)), train_share=0.9, seed=1)
+    assert len(split.held_out) == 10
+    assert 7 in tokens(split.train)
+    assert 7 not in tokens(split.held_out)

@@ -11,10 +11,10 @@ import torch
 from kaito.api.training import LoraConfig, TrainingConfig
 from kaito.failure import ConfigFailure, ModelFailure
 from kaito.tuning.batches import collate
-from kaito.tuning.data import load_examples
 from kaito.tuning.evaluation import token_losses
 from kaito.tuning.model import adapter_facts, adapter_weights, add_adapter, count_parameters, load_base
 from kaito.tuning.precision import Precision
+from kaito.tuning.tokenised import load_examples
 from tests.unit.tuning.tiny_models import QLORA
 
 FLOAT32 = Precision("float32", "no", "float32")
@@ -97,6 +97,39 @@ def test_an_evaluation_before_qlora_training_does_not_change_the_gradients(
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert all(gradient.abs().sum() > 0 for gradient in after.values())
+
+
+def test_layers_whose_width_is_no_multiple_of_64_survive_an_evaluation(tmp_path: Path, llama: Path, data: Path) -> None:
+    from transformers import AutoConfig, LlamaForCausalLM
+
+    folder = tmp_path / "odd"
+    shutil.copytree(llama, folder)
+    torch.manual_seed(1)
+    LlamaForCausalLM(AutoConfig.from_pretrained(llama, intermediate_size=176)).save_pretrained(folder)
+    batch = batch_of(folder, data)
+    model = wrapped(quantized(folder, "bfloat16"))
+    before = gradients(model, batch)
+    model.eval()
+    with torch.no_grad():
+        token_losses(model, batch)
+    after = gradients(model, batch)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_base_of_which_nothing_was_quantised_is_refused(llama: Path) -> None:
+    layers = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"]
+    config = TrainingConfig.model_validate({"QuantizationConfig": {**QLORA, "llm_int8_skip_modules": layers}})
+    with pytest.raises(ModelFailure, match="no layer of LlamaForCausalLM was quantised"):
+        load_base(llama, config, FLOAT32, CPU)
+
+
+@pytest.mark.parametrize("weights", ["float32", "bfloat16"])
+def test_the_adapter_of_a_quantised_base_is_float32_so_that_it_is_resumed_bit_for_bit(
+    llama: Path, weights: str
+) -> None:
+    model = wrapped(quantized(llama, weights))
+    trainable = {parameter.dtype for parameter in model.parameters() if parameter.requires_grad}
+    assert trainable == {torch.float32}
 
 
 def test_logits_are_computed_where_a_next_token_is_trained_and_the_loss_is_the_whole_ones(

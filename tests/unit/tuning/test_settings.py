@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from kaito.api.evaluations import evaluation_steps
 from kaito.api.training import TrainingConfig
 from kaito.failure import ConfigFailure
-from kaito.tuning.evaluation import evaluation_steps
 from kaito.tuning.precision import Precision
-from kaito.tuning.schedule import identity_of, rows_of_a_step, save_stride, total_steps
+from kaito.tuning.schedule import identity_of, rows_of_a_step, save_stride, total_steps, warmup_steps
 from kaito.tuning.settings import effective, ignored_keys
 
 
@@ -34,8 +34,9 @@ def test_a_sparse_configuration_has_an_effective_value_for_everything_that_is_ne
     "sections",
     [
         {"QuantizationConfig": {"load_in_4bit": True, "load_in_8bit": True}},
-        {"LoraConfig": {"init_lora_weights": "pissa"}},
-        {"TrainingArguments": {"lr_scheduler_type": "reduce_lr_on_plateau"}},
+        {"TrainingArguments": {"lr_scheduler_type": "warmup_stable_decay"}},
+        {"TrainingArguments": {"bf16": True, "fp16": True}},
+        {"LoraConfig": {"layers_pattern": "h"}},
     ],
 )
 def test_what_the_trainer_cannot_do_is_refused_before_anything_is_loaded(sections: dict[str, Any]) -> None:
@@ -45,8 +46,17 @@ def test_what_the_trainer_cannot_do_is_refused_before_anything_is_loaded(section
 
 
 def test_keys_without_effect_are_named_and_kaitos_own_are_silent() -> None:
-    said = {"packing": True, "save_strategy": "no", "per_device_train_batch_size": 1, "dataloader_num_workers": 0}
-    assert ignored_keys(config(TrainingArguments=said)) == ["TrainingArguments.packing: True"]
+    said = {"torch_compile": True, "save_strategy": "no", "per_device_train_batch_size": 1, "dataloader_num_workers": 0}
+    assert ignored_keys(config(TrainingArguments=said)) == ["TrainingArguments.torch_compile"]
+
+
+def test_a_token_and_a_proxys_password_go_no_further_than_the_file_they_stand_in() -> None:
+    filled = config(
+        TrainingArguments={"hub_token": "hf_secret", "run_name": "http://u:secret@p"},
+        ModelConfig={"proxies": {"https": "http://u:secret@p:1"}},
+    )
+    assert (filled.training.hub_token, filled.model.proxies) == (None, None)
+    assert ignored_keys(filled) == ["TrainingArguments.run_name"], "a name, and no value"
 
 
 @pytest.mark.parametrize(
@@ -67,6 +77,14 @@ def test_when_held_out_rows_are_evaluated(
 ) -> None:
     steps = evaluation_steps(total=total, steps_per_epoch=per_epoch, strategy=strategy, every=every)
     assert sorted(steps) == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "total", "expected"),
+    [(0.03, 1000, 30), (0.03, 100, 3), (0.03, 1, 0), (10, 100, 10), (10, 4, 3), (0, 9, 0)],
+)
+def test_the_warm_up_leaves_a_step_to_train_at_the_full_rate(asked: float, total: int, expected: int) -> None:
+    assert warmup_steps(config(TrainingArguments={"warmup_steps": asked}), total) == expected
 
 
 def test_save_strategy_adds_checkpoints() -> None:

@@ -24,9 +24,19 @@ def without_dropout(**arguments: Any) -> dict[str, dict[str, Any]]:
     return {**sections, "LoraConfig": {**sections["LoraConfig"], "lora_dropout": 0.0}}
 
 
+def restless() -> dict[str, dict[str, Any]]:
+    """72 steps at a rate so high that the held-out loss rises and falls, with an evaluation each 9."""
+    return settings(num_train_epochs=8, learning_rate=0.1, lr_scheduler_type="constant")
+
+
 def losses(folder: Path) -> list[float]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [line["loss"] for line in lines if "loss" in line]
+
+
+def evaluations(folder: Path) -> dict[int, float]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line["eval_loss"] for line in lines if "eval_loss" in line and line["step"] > 0}
 
 
 def sha256(file: Path) -> str:
@@ -198,7 +208,7 @@ def test_without_held_out_rows_there_is_no_evaluation_and_one_line_says_so(
 
 
 def test_the_adapter_with_the_lowest_held_out_loss_is_kept(tune: Tune, tmp_path: Path) -> None:
-    sections = settings(num_train_epochs=8, learning_rate=0.05, lr_scheduler_type="constant")
+    sections = restless()
     result = tune("best", sections)
     evaluation = json.loads((tmp_path / "best/results/evaluation.json").read_text())
     lines = [json.loads(line) for line in (tmp_path / "best/metrics.jsonl").read_text().splitlines()]
@@ -211,6 +221,72 @@ def test_the_adapter_with_the_lowest_held_out_loss_is_kept(tune: Tune, tmp_path:
     assert last["digest"] != result["digest"]
 
 
+def test_a_run_that_gets_no_better_ends_early_keeps_its_best_adapter_and_says_so(
+    tune: Tune, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = tune("whole", restless())
+    result = tune("early", restless(), early_stopping_patience=2)
+    said = capsys.readouterr().out
+    curve = evaluations(tmp_path / "early")
+    best = min(curve, key=lambda step: curve[step])
+    assert result["steps"] == max(curve) == best + 18 < whole["steps"] == 72
+    assert result["note"] == f"stopped early at step {result['steps']} of 72: no better for 2 evaluations"
+    assert said.count(result["note"]) == 1
+    assert result["eval_loss"] == curve[best]
+    assert result["checkpoint"] == f"checkpoint-{result['steps']}"
+    assert curve.items() <= evaluations(tmp_path / "whole").items(), "up to there it is the same run"
+    assert json.loads((tmp_path / "early/results/evaluation.json").read_text())["best_step"] == best
+    assert result["note"] in (tmp_path / "early/results/README.md").read_text()
+    assert not (tmp_path / "early/checkpoints/rows").exists(), "tokenised rows are of no use any more"
+    assert len(losses(tmp_path / "early")) == result["steps"]
+
+    assert tune("early", restless(), early_stopping_patience=2) == result
+    assert f"resumed from step {result['steps']} of 72" in capsys.readouterr().out
+    assert len(losses(tmp_path / "early")) == result["steps"], "a finished run trains no step more"
+
+
+def test_the_progress_of_a_run_that_ends_early_ends_at_its_last_step(
+    tune: Tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    progress = tmp_path / "progress.jsonl"
+    monkeypatch.setenv("KAITO_PROGRESS", str(progress))
+    result = tune("early", restless(), early_stopping_patience=1)
+    last = json.loads(progress.read_text().splitlines()[-1])
+    assert (last["done"], last["total"], last["unit"]) == (result["steps"], result["steps"], "steps")
+
+
+def test_patience_that_is_never_needed_changes_nothing(tune: Tune) -> None:
+    patient = tune("patient", early_stopping_patience=2)
+    assert patient == tune("whole")
+    assert "note" not in patient
+
+
+def test_a_checkpoint_is_made_at_each_evaluation(tune: Tune, tmp_path: Path) -> None:
+    tune(sections=settings(max_steps=7, eval_strategy="steps", eval_steps=5), save_seconds=3600.0)
+    saved = sorted(path.name for path in (tmp_path / "run/checkpoints").glob("checkpoint-*"))
+    assert saved == ["checkpoint-5", "checkpoint-7"]
+    own = json.loads((tmp_path / "run/checkpoints/checkpoint-5/kaito.json").read_text())
+    assert list(own["evaluations"]) == ["5"], "the evaluation is in it"
+
+
+def test_a_run_that_goes_on_evaluates_what_was_due_before_it_decides_to_end(tune: Tune, tmp_path: Path) -> None:
+    """As after SIGTERM in an evaluation: the newest checkpoint stands at its step and has not seen it."""
+    early = tune("early", restless(), early_stopping_patience=2)
+    run = tmp_path / "early"
+    newest = run / "checkpoints" / early["checkpoint"]
+    own = json.loads((newest / "kaito.json").read_text())
+    del own["evaluations"][str(early["steps"])]
+    (newest / "kaito.json").write_text(json.dumps(own))
+    described = json.loads((newest / "manifest.json").read_text())
+    file = newest / "kaito.json"
+    described["files"]["kaito.json"] = {"bytes": file.stat().st_size, "sha256": sha256(file)}
+    (newest / "manifest.json").write_text(json.dumps(described))
+    curve = evaluations(run)
+    assert tune("early", restless(), early_stopping_patience=2) == early
+    assert evaluations(run) == curve
+    assert len(losses(run)) == early["steps"]
+
+
 def test_an_adapter_that_improves_too_little_is_not_saved(tune: Tune, tmp_path: Path) -> None:
     with pytest.raises(DivergedFailure, match=r"less than the 3\.0") as failed:
         tune(sections=settings(max_steps=3), min_improvement=3.0)
@@ -219,6 +295,8 @@ def test_an_adapter_that_improves_too_little_is_not_saved(tune: Tune, tmp_path: 
     assert tune(sections=settings(max_steps=3), min_improvement=0.001)["steps"] == 3
     with pytest.raises(ConfigFailure, match="no rows are held out"):
         tune("none", {**settings(), "DatasetConfig": {"train_test_split": 1}}, min_improvement=0.1)
+    with pytest.raises(ConfigFailure, match="no rows are held out"):
+        tune("none", {**settings(), "DatasetConfig": {"train_test_split": 1}}, early_stopping_patience=2)
 
 
 def test_weights_that_are_no_numbers_end_the_run_as_diverged_at_the_step(
@@ -229,7 +307,7 @@ def test_weights_that_are_no_numbers_end_the_run_as_diverged_at_the_step(
     weights = load_file(poisoned / "model.safetensors")
     weights["model.norm.weight"][3] = float("nan")
     save_file(weights, poisoned / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(DivergedFailure, match=r"step 1$") as diverged:
+    with pytest.raises(DivergedFailure, match=r"step 1 \(learning rate 0\)") as diverged:
         tune(model=poisoned)
     assert diverged.value.exit_code == 7
     assert not (tmp_path / "run/checkpoints/checkpoint-1").exists()
@@ -239,11 +317,50 @@ def test_a_learning_rate_beyond_all_bounds_diverges_and_leaves_no_poisoned_check
     tune: Tune, tmp_path: Path
 ) -> None:
     sections = settings(learning_rate=1e30, max_grad_norm=0, warmup_steps=0, lr_scheduler_type="constant")
-    with pytest.raises(DivergedFailure, match=r"at step [1-9]"):
+    with pytest.raises(DivergedFailure, match=r"at step [1-9] \(learning rate 1e\+30\)") as diverged:
         tune(sections=sections, save_steps=1)
+    assert "lower learning_rate" in diverged.value.hint
     for checkpoint in (tmp_path / "run/checkpoints").glob("checkpoint-*"):
         saved = load_file(checkpoint / "adapter_model.safetensors")
         assert all(torch.isfinite(weights).all() for weights in saved.values())
+
+
+@pytest.mark.parametrize(
+    ("share", "arguments"),
+    [
+        (0.9, {"learning_rate": 1e30, "max_grad_norm": 0, "lr_scheduler_type": "constant"}),  # finite, and useless
+        (1, {"adam_epsilon": 1e-100}),  # zero by zero where the first gradient is none
+    ],
+)
+def test_an_adapter_that_its_last_update_destroyed_is_neither_saved_nor_kept_in_a_checkpoint(
+    tune: Tune, tmp_path: Path, share: float, arguments: dict[str, Any]
+) -> None:
+    sections = settings(max_steps=1, warmup_steps=0, **arguments)
+    sections["DatasetConfig"] = {"train_test_split": share}
+    improvement = {"min_improvement": 0.1} if share < 1 else {}
+    for _ in range(2):  # a second start finds no poisoned checkpoint to call finished
+        with pytest.raises(DivergedFailure, match="step 1") as diverged:
+            tune(sections=sections, **improvement)
+        assert diverged.value.exit_code == 7
+        assert "lower learning_rate" in diverged.value.hint
+    assert not (tmp_path / "run/results/adapter_model.safetensors").exists()
+    assert not list((tmp_path / "run/checkpoints").glob("checkpoint-*"))
+
+
+def test_a_gradient_that_is_no_number_is_found_though_the_loss_is_one(tune: Tune, tmp_path: Path, llama: Path) -> None:
+    steep = tmp_path / "steep"
+    shutil.copytree(llama, steep)
+    weights = load_file(steep / "model.safetensors")
+    weights["model.norm.weight"] *= 1e25  # the loss is of that size, and the gradient's square is beyond float32
+    save_file(weights, steep / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(DivergedFailure, match="at step 1 "):
+        tune(model=steep, sections={**settings(), "DatasetConfig": {"train_test_split": 1}})
+
+
+def test_a_run_of_a_single_step_learns(tune: Tune, tmp_path: Path) -> None:
+    tune(sections=settings(max_steps=1))
+    line = json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[1])
+    assert line["learning_rate"] == 3e-3
 
 
 def test_a_lora_that_fits_no_module_is_refused(tune: Tune) -> None:
@@ -251,6 +368,42 @@ def test_a_lora_that_fits_no_module_is_refused(tune: Tune) -> None:
     sections["LoraConfig"]["target_modules"] = ["query_key_value"]
     with pytest.raises(ConfigFailure):
         tune(sections=sections)
+
+
+@pytest.mark.parametrize(
+    ("lora", "said"),
+    [
+        ({"modules_to_save": ["nothing"]}, "modules_to_save: nothing in the base model is named nothing"),
+        ({"target_parameters": ["zzz"], "lora_dropout": 0}, "target_parameters: nothing in the base model is named"),
+        ({"trainable_token_indices": [99999]}, "no token 99999"),
+        ({"layers_to_transform": [99]}, "does not fit the base model"),
+    ],
+)
+def test_what_the_base_model_does_not_have_is_refused_in_words(tune: Tune, lora: dict[str, Any], said: str) -> None:
+    sections = settings(max_steps=1)
+    sections["LoraConfig"] |= lora
+    with pytest.raises(ConfigFailure, match=said) as refused:
+        tune(sections=sections)
+    assert refused.value.reason == "LoraConfigInvalid"
+
+
+def test_options_that_an_optimizer_refuses_end_in_words(tune: Tune) -> None:
+    with pytest.raises(ConfigFailure, match=r"TrainingArguments\.optim cannot be used: .*[Nn]esterov"):
+        tune(sections=settings(max_steps=1, optim="sgd", optim_args="nesterov=true"))
+
+
+def test_secrets_in_settings_without_effect_reach_neither_log_nor_results(
+    tune: Tune, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sections = settings(max_steps=1, hub_token="hf_SECRET", torch_compile=True)
+    sections["ModelConfig"] = {"proxies": {"https": "http://user:SECRET@proxy:1"}}
+    tune(sections=sections)
+    said = capsys.readouterr()
+    assert "TrainingArguments.torch_compile has no effect here" in said.out
+    assert "SECRET" not in said.out + said.err
+    written = [file for file in (tmp_path / "run").rglob("*") if file.is_file() and file.name != "config.yaml"]
+    assert written
+    assert not [file for file in written if b"SECRET" in file.read_bytes()]
 
 
 def test_bfloat16_and_gradient_checkpointing_and_kaitos_lists_train(tune: Tune) -> None:

@@ -88,6 +88,17 @@ def write_data(folder: Path, rows: int = 40) -> Path:
     return folder
 
 
+def write_uneven_data(folder: Path, rows: int = 8) -> Path:
+    """Rows whose answers have from one word to more than a hundred."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "rows.jsonl").open("w", encoding="utf-8") as file:
+        for index in range(rows):
+            words = [THINGS[(index + place) % len(THINGS)] for place in range(2 ** (index % 8))]
+            completion = " " + " ".join(words) if index % 8 else " x"
+            file.write(json.dumps({"prompt": f"what {index}?", "completion": completion}) + "\n")
+    return folder
+
+
 def settings(**arguments: Any) -> dict[str, dict[str, Any]]:
     """Sections of a small, quick LoRA run; `arguments` go to TrainingArguments."""
     return {
