@@ -6,6 +6,7 @@ import json
 import re
 import sys
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -43,8 +44,10 @@ def gc(
         if not dry_run and found.garbage:
             if output == "text" and not yes and sys.stdin.isatty():
                 typer.confirm(f"Remove {show_bytes(found.bytes)}?", abort=True)
+            told = found.kept
             found = remove_garbage(found)
             if output == "text":
+                _print_kept({name: why for name, why in found.kept.items() if told.get(name) != why})
                 print(f"removed {show_bytes(found.bytes)}")
     if output == "json":
         print(json.dumps(_value(found, dry_run), indent=2, ensure_ascii=False))
@@ -60,12 +63,16 @@ def _parse_age(text: str) -> float:
 def _print(found: Found, *, dry_run: bool) -> None:
     for item in found.garbage:
         print(f"{item.kind:13} {show_bytes(item.bytes):>10}  {item.name}  {item.path}")
-    for name, why in found.kept.items():
-        print(f"kept: {name}: {why}")
+    _print_kept(found.kept)
     if not found.garbage:
         print("nothing to remove")
     elif dry_run:
         print(f"{show_bytes(found.bytes)} would be removed")
+
+
+def _print_kept(kept: Mapping[str, str]) -> None:
+    for name, why in kept.items():
+        print(f"kept: {name}: {why}")
 
 
 def _value(found: Found, dry_run: bool) -> dict[str, object]:

@@ -59,7 +59,7 @@ def refuse_settings(
 ) -> Refusal | None:
     """Of what was typed, with the settings that follow. `linears`: of the base model; empty where not known."""
     for found in contradictions(chosen.config()):
-        return Refusal("ConfigInvalid", f"{found.field}: {found.message}", "Change one of the two.")
+        return Refusal("ConfigInvalid", f"{found.field}: {found.message}", "Correct it in the configuration.")
     unknown = unknown_modules(chosen, linears)
     if unknown and len(unknown) == len(chosen.get("LoraConfig", "target_modules")):
         message = f"LoraConfig.target_modules: the base model has no module {unknown[0]}"

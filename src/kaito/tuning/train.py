@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import signal
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -45,6 +42,7 @@ from kaito.tuning.model import (
     load_adapter_weights,
     load_base,
 )
+from kaito.tuning.pace import Pace, Stop, stopping_between_steps
 from kaito.tuning.packing import choose_layout
 from kaito.tuning.precision import choose_precision
 from kaito.tuning.results import DEFAULT_OWNER
@@ -60,7 +58,7 @@ from kaito.tuning.schedule import (
 from kaito.tuning.settings import effective, for_device, ignored_keys
 from kaito.tuning.threads import available_cpus
 from kaito.tuning.tokenised import forget_rows, load_examples
-from kaito.tuning.trainer import LoraTrainer, Pace, Stop, build_arguments
+from kaito.tuning.trainer import LoraTrainer, build_arguments
 
 PAD_TOKEN_ID = 0  # any id does: padding is masked by position and never a label
 EVALUATION_ROWS = 4  # of one batch for each row of a micro-batch: without gradients more fit
@@ -380,20 +378,6 @@ def quieten_libraries() -> None:
     """A log is read line by line: no progress bars, and no warnings of libraries about one another."""
     disable_progress_bar()
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)  # peft asks for it
-
-
-@contextmanager
-def stopping_between_steps(stop: Stop) -> Iterator[None]:
-    """SIGTERM asks for a checkpoint at the end of the running step instead of ending the process there and then."""
-
-    def request_stop(_signal: int, _frame: FrameType | None) -> None:
-        stop.requested = True
-
-    before = signal.signal(signal.SIGTERM, request_stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def say(line: str) -> None:

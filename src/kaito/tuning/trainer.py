@@ -7,9 +7,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -18,19 +16,20 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerControl, TrainerState, TrainingArguments
 
 from kaito.api.training import TrainingConfig
 from kaito.failure import DivergedFailure, TemporaryFailure
 from kaito.tuning import checkpoints
 from kaito.tuning.batches import EpochBatches, Rows, build_batch, seen_tokens, trained_tokens
-from kaito.tuning.collectives import barrier, from_first_rank, rank, ranks, sum_over_ranks
+from kaito.tuning.collectives import barrier, rank, ranks, sum_over_ranks
 from kaito.tuning.data import Example
 from kaito.tuning.divergence import AGAINST_DIVERGENCE, require_finite, require_finite_loss
 from kaito.tuning.evaluation import HeldOutLoss, held_out_loss, token_losses
 from kaito.tuning.memory import in_smaller_batches, release_memory
 from kaito.tuning.metrics import Metrics
 from kaito.tuning.model import adapter_weights, load_adapter_weights
+from kaito.tuning.pace import Found, Pace, Pacemaker, Stop
 from kaito.tuning.precision import Autocast
 from kaito.tuning.setting_errors import fitting_settings
 
@@ -67,45 +66,6 @@ PASSED_ON = (
     "ddp_broadcast_buffers",
     "ddp_static_graph",
 )
-
-
-@dataclass(slots=True)
-class Stop:
-    """Set by SIGTERM; read at the end of each step and between evaluation batches."""
-
-    requested: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """When a run evaluates, saves, and trains no further.
-
-    `save_seconds`: between recovery checkpoints; `save_steps`: more at these. `patience`: evaluations in a row without
-    a lower held-out loss after which it ends; None: never before its last step.
-    """
-
-    evaluate_at: frozenset[int]
-    save_seconds: float = 60.0
-    save_steps: int | None = None
-    patience: int | None = None
-
-
-@dataclass(slots=True)
-class Found:
-    """What a run knows of its held-out losses: kept in each checkpoint, so that nothing is measured twice."""
-
-    evaluations: dict[int, float] = field(default_factory=dict)
-    best_step: int | None = None
-    best_weights: dict[str, torch.Tensor] | None = None
-
-    @property
-    def best_loss(self) -> float | None:
-        return None if self.best_step is None else self.evaluations[self.best_step]
-
-    @property
-    def without_improvement(self) -> int:
-        """Evaluations since the best one."""
-        return sum(step > (self.best_step or 0) for step in self.evaluations)
 
 
 @fitting_settings("TrainingArguments")
@@ -393,42 +353,3 @@ class LoraTrainer(Trainer):  # type: ignore[misc]  # transformers ships no types
         self.state = TrainerState.load_from_json(str(checkpoint.path / "trainer_state.json"))
         if self.is_evaluation_due():
             self.evaluate()
-
-
-class Pacemaker(TrainerCallback):  # type: ignore[misc]  # transformers ships no types
-    """Decides at the end of each step what follows it: a line of metrics, an evaluation, a checkpoint, the end."""
-
-    def __init__(self, trainer: LoraTrainer) -> None:
-        self.trainer = trainer
-        self.saved = time.monotonic()
-
-    def on_train_begin(self, _args: Any, state: TrainerState, _control: TrainerControl, **_: Any) -> None:
-        self.trainer.go_on_logging()
-        self.trainer.metrics.start(state.num_input_tokens_seen)
-        # The checkpoint that the run goes on from may not know an evaluation that was made since: save soon.
-        evaluated = state.global_step in self.trainer.pace.evaluate_at
-        self.saved = -math.inf if evaluated else time.monotonic()
-
-    def on_epoch_begin(self, _args: Any, state: TrainerState, _control: TrainerControl, **_: Any) -> None:
-        self.trainer.batches.epoch = state.global_step // self.trainer.batches.steps_per_epoch
-
-    def on_step_end(self, _args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        trainer, pace, step = self.trainer, self.trainer.pace, state.global_step
-        last = step >= state.max_steps
-        since_saved = from_first_rank(time.monotonic() - self.saved)
-        trainer.stop.requested = bool(sum_over_ranks([float(trainer.stop.requested)])[0])
-        control.should_log |= last or step == 1
-        control.should_evaluate = trainer.is_evaluation_due() and not trainer.stop.requested
-        landmark = step % trainer.batches.steps_per_epoch == 0
-        control.should_save = (
-            last
-            or trainer.stop.requested
-            or control.should_evaluate  # saved after it: an evaluation is long, and not made twice
-            or since_saved >= (pace.save_seconds / 4 if landmark else pace.save_seconds)
-            or (pace.save_steps is not None and step % pace.save_steps == 0)
-        )
-        if trainer.stop.requested:
-            control.should_training_stop = True
-
-    def on_save(self, _args: Any, _state: TrainerState, _control: TrainerControl, **_: Any) -> None:
-        self.saved = time.monotonic()
