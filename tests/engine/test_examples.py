@@ -28,6 +28,7 @@ def test_each_workspace_is_valid_and_planned(file: Path, tmp_path: Path) -> None
 
 def demo(folder: Path, *argv: str, registry: str = "") -> str:
     environment = {key: value for key, value in os.environ.items() if key != "KAITO_DEMO_REGISTRY"}
+    environment["OMP_NUM_THREADS"] = "1"  # a test runs beside it
     if registry:
         environment["KAITO_DEMO_REGISTRY"] = registry
     command = [sys.executable, str(EXAMPLES / "demo" / "demo.py"), "--folder", str(folder), *argv]

@@ -140,7 +140,8 @@ class Run:
 
 
 def sections(method: str) -> dict[str, dict[str, Any]]:
-    chosen = settings(num_train_epochs=4, per_device_train_batch_size=2, gradient_accumulation_steps=2, logging_steps=1)
+    batch = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "packing": True}
+    chosen = settings(num_train_epochs=4, logging_steps=1, **batch)
     return {**chosen, "QuantizationConfig": QLORA} if method == "qlora" else chosen
 
 
@@ -292,7 +293,7 @@ def test_two_processes_train_one_adapter_also_after_a_stop_and_the_first_alone_w
     uneven.mkdir()
     (uneven / "model").symlink_to(inputs / "model")
     write_uneven_data(uneven / "data", rows=41)  # of which 37 train: the last step of an epoch has a row for one alone
-    chosen = settings(max_steps=40, per_device_train_batch_size=2, gradient_accumulation_steps=1)
+    chosen = settings(max_steps=40, per_device_train_batch_size=2, gradient_accumulation_steps=1, packing=True)
     chosen["LoraConfig"]["lora_dropout"] = 0.0
     larger = {**chosen["TrainingArguments"], "per_device_train_batch_size": 4}
     one = Run(tmp_path / "one", uneven, forks, {**chosen, "TrainingArguments": larger})

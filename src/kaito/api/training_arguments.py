@@ -307,7 +307,8 @@ class TrainingArguments(Section):
     shuffle_dataset: bool | None = None
     """Without effect: `DatasetConfig.shuffle_dataset` says it."""
     packing: bool | None = None
-    """Lay the rows of a step one after the other, without padding. Unsaid: wherever that is proved for the model."""
+    """Lay the rows of a step one after the other, without padding. Unsaid: where it spares work and is
+    proved for the model."""
     packing_strategy: Literal["bfd", "bfd_split", "bfd-requeue", "wrapped"] | None = None
     """Without effect: no row is cut, and none is moved to another step."""
     padding_free: bool | None = None

@@ -24,6 +24,7 @@ from kaito.tuning.data import Example
 IGNORED = -100  # the label of a position that is not trained: torch's convention
 NO_ROW = -1  # an index that stands for an empty row: fills up a rank's share of an epoch's last, short batch
 NOTHING = Example(np.zeros(1, dtype=np.int32), np.zeros(1, dtype=np.bool_))  # what it stands for
+MEASURED_STEPS = 256  # enough to tell how much of the padded batches is padding
 WINDOW = 8  # global batches that are sorted by length together: less padding, and still a different mix each epoch
 
 
@@ -62,6 +63,16 @@ class EpochBatches(Sampler[list[list[int]]]):
         for rows in self.steps():
             pieces = self._by_tokens(rows) if self.packed else self._by_rows(rows)
             yield [piece or [NO_ROW] for piece in pieces[self.rank :: self.ranks]]
+
+    def work(self) -> tuple[int, int]:
+        """Positions computed, and forward passes, of all ranks in (the first steps of) this epoch."""
+        cut = self._by_tokens if self.packed else self._by_rows
+        pieces = [piece for rows in self.steps()[:MEASURED_STEPS] for piece in cut(rows) if piece]
+        positions = sum(
+            int(self.lengths[piece].sum() if self.packed else self.lengths[piece].max() * len(piece))
+            for piece in pieces
+        )
+        return positions, len(pieces)
 
     @property
     def steps_per_epoch(self) -> int:

@@ -28,6 +28,7 @@ from kaito.tuning.precision import Autocast
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 """How far the losses of a row's tokens may lie apart on average: rounding stays below, a leak is tenths and more."""
 TOLERANCE_TF32 = 1e-2
+LEAST_SAVED = 0.1  # attending document by document costs some of what is spared
 COUNTED = "kaito_counted"
 PADDING = 0  # never seen: the rows are compared one by one
 
@@ -54,19 +55,20 @@ def choose_layout(
     config: TrainingConfig,
     examples: Sequence[Example],
     *,
-    rows: int,
+    saved: float,
     device: torch.device,
     autocast: Autocast,
 ) -> Layout:
-    """Packed where nothing speaks against it and it is proved for this model, which is then left set up for it.
+    """Packed where it is worth it and proved for this model, which is then left set up for it.
 
-    `rows`: of a step of one rank. All ranks come to the same answer. Draws no random numbers.
+    `saved`: the share of the work that packing spares, see `schedule.saved_by_packing`. All ranks come to the same
+    answer. Draws no random numbers.
     """
     asked = (config.training.packing, config.training.padding_free)
     if True not in asked and False in asked:
         return Layout(False, "batches: padded, as the configuration says")
-    if True not in asked and rows == 1:
-        return Layout(False, "batches: one row each, nothing to pack")
+    if True not in asked and saved < LEAST_SAVED:
+        return Layout(False, f"batches: padded: packed they would be {max(saved, 0):.0%} less work")
     implementation = config.model.attn_implementation
     if implementation is None:
         kernels = [VARLEN, BY_DOCUMENT] if device.type == "cuda" else [BY_DOCUMENT]

@@ -51,6 +51,7 @@ from kaito.tuning.schedule import (
     identity_of,
     rows_of_a_step,
     save_stride,
+    saved_by_packing,
     split_seed,
     total_steps,
     warmup_steps,
@@ -131,8 +132,8 @@ def train(request: Request) -> dict[str, Any]:
         f"Model Loaded: {type(base).__name__}, {request.repo}" + (f" at {request.revision}" if request.revision else "")
     )
     say(f"{where}; weights {precision.weights}, autocast {precision.autocast}")
-    rows = rows_of_a_step(config) // ranks()
-    layout = choose_layout(base, config, split.train, rows=rows, device=device, autocast=precision.autocast)
+    saved = saved_by_packing(config, split.train, micro)
+    layout = choose_layout(base, config, split.train, saved=saved, device=device, autocast=precision.autocast)
     say(("warning: " if layout.warning else "") + layout.said)
     batches = build_batches(config, split.train, micro, packed=layout.packed)
 

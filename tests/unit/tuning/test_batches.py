@@ -169,3 +169,15 @@ def test_the_order_digest_tells_orders_and_rows_apart() -> None:
 
 def test_an_epoch_shorter_than_a_step_is_one_step() -> None:
     assert list(EpochBatches([1], batch=4, micro=2, seed=0)) == [[[0]]]
+
+
+def test_the_work_that_packing_spares_is_the_padding_and_the_forwards_that_are_not_full() -> None:
+    def work(lengths: list[int], micro: int, packed: bool) -> tuple[int, int]:
+        return EpochBatches(lengths, batch=4, micro=micro, seed=0, packed=packed).work()
+
+    uneven = [10, 20, 30, 100]
+    assert work(uneven, 4, packed=False) == (400, 1)
+    assert work(uneven, 4, packed=True) == (160, 1)
+    assert work(uneven, 1, packed=False) == (160, 4)
+    assert work(uneven, 1, packed=True) == (160, 2)
+    assert work([50] * 8, 4, packed=False) == work([50] * 8, 4, packed=True) == (400, 2)

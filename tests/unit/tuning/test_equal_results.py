@@ -91,7 +91,7 @@ def test_a_run_that_began_packed_goes_on_padded_to_an_equal_result(
 def test_a_family_that_cannot_be_packed_trains_padded(
     tune: Tune, falcon: Path, skewed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    result = tune(sections=sections(), data=skewed, model=falcon)
+    result = tune(sections=sections(packing=True), data=skewed, model=falcon)
     assert result["steps"] > 0
     said = capsys.readouterr().out
     assert said.count("batches: ") == 1

@@ -164,7 +164,7 @@ def test_the_longest_a_middle_and_the_shortest_row_are_compared() -> None:
 def test_a_quantised_base_is_packed_and_still_has_its_gradients(llama: Path, compute: str) -> None:
     config = TrainingConfig.model_validate({"QuantizationConfig": {**QLORA, "bnb_4bit_compute_dtype": compute}})
     base = load_base(llama, config, Precision("float32", "no", compute), CPU)
-    layout = choose_layout(base, config, rows(70, 33, 5, 12), rows=8, device=CPU, autocast="no")
+    layout = choose_layout(base, config, rows(70, 33, 5, 12), saved=0.3, device=CPU, autocast="no")
     assert layout.packed, layout.said
     lora = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights="gaussian")
     adapted = add_adapter(base, lora, repo="a", revision="b")
@@ -200,7 +200,7 @@ def test_the_configuration_is_obeyed_and_one_line_says_what_is_done(
 ) -> None:
     model = build("llama", **GROUPED)
     layout = choose_layout(
-        model, TrainingConfig.model_validate(sections), rows(9, 30, 12), rows=8, device=CPU, autocast="no"
+        model, TrainingConfig.model_validate(sections), rows(9, 30, 12), saved=0.3, device=CPU, autocast="no"
     )
     assert (layout.packed, layout.warning) == (packed, warning)
     assert said in layout.said
@@ -211,17 +211,17 @@ def test_a_model_that_cannot_be_packed_is_padded_as_it_came_and_the_line_names_i
     model = build("falcon")
     before = model.config._attn_implementation
     asked = TrainingConfig.model_validate({"TrainingArguments": {"packing": True}})
-    layout = choose_layout(model, asked, rows(9, 30, 12), rows=8, device=CPU, autocast="no")
+    layout = choose_layout(model, asked, rows(9, 30, 12), saved=0.3, device=CPU, autocast="no")
     assert (layout.packed, layout.warning) == (False, True)
     assert "padded: FalconForCausalLM cannot be packed" in layout.said
     assert model.config._attn_implementation == before
 
 
-def test_one_row_a_step_is_packed_only_where_that_is_asked_for() -> None:
+def test_rows_of_like_length_are_packed_only_where_that_is_asked_for() -> None:
     """There is nothing to win, and the comparison takes its time."""
     for asked, packed in ((None, False), (True, True)):
         config = TrainingConfig.model_validate({"TrainingArguments": {"packing": asked}})
-        layout = choose_layout(build("llama", **GROUPED), config, rows(9, 30), rows=1, device=CPU, autocast="no")
+        layout = choose_layout(build("llama", **GROUPED), config, rows(9, 30), saved=0.02, device=CPU, autocast="no")
         assert layout.packed == packed, layout.said
 
 
