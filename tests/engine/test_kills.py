@@ -77,17 +77,26 @@ def test_a_run_that_is_killed_with_its_engine_goes_on_by_the_same_command(
 ) -> None:
     name = strike.__name__.replace("_", "-")
     moment = random.Random(f"{name}/{seed}").uniform(0.05, 0.95) * undisturbed.seconds
-    drill = Drill(tmp_path / f"{name}-{seed}", servers)
-    process = drill.machine.start("run", "-f", str(drill.file), *HOST)
-    drill.machine.engine = process.pid
-    deadline = time.monotonic() + moment
-    folder = drill.machine.run_folder("tiny")
-    wait_until(lambda: time.monotonic() >= deadline and (folder / "run.json").exists(), "the moment of the strike")
-    assert strike(drill.machine)
-    assert process.wait(60) == -9
+    for attempt in range(4):
+        drill = Drill(tmp_path / f"{name}-{seed}-{attempt}", servers)
+        if is_struck(drill, strike, moment):
+            break
+        moment /= 2  # the run had ended before: the machine is faster now than it was in the undisturbed run
+    else:
+        pytest.fail("the run ended before every strike")
     wait_until(lambda: not drill.machine.is_locked("tiny"), "the end of all that it had started")
     assert set(drill.starts().values()) == {1}
     drill.require_as_undisturbed(undisturbed, drill.done())
+
+
+def is_struck(drill: Drill, strike: Callable[[Machine], bool], moment: float) -> bool:
+    """Start a run and strike after so many seconds. False where it had ended before."""
+    process = drill.machine.start("run", "-f", str(drill.file), *HOST)
+    drill.machine.engine = process.pid
+    deadline = time.monotonic() + moment
+    begun = drill.machine.run_folder("tiny") / "run.json"
+    wait_until(lambda: time.monotonic() >= deadline and begun.exists(), "the moment of the strike")
+    return strike(drill.machine) and process.wait(60) == -9
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path: Path, servers: Servers, undisturbed: Undisturbed) -> None:

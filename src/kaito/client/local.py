@@ -23,7 +23,7 @@ from kaito.failure import ExitCode
 from kaito.local.desired import Desired, Unreadable, folder_signature, save_desired, save_secret
 from kaito.local.engine import Engine, stop_signals
 from kaito.local.home import DESIRED, Key, list_keys, run_folder
-from kaito.local.lock import AlreadyRunning, engine_pid, wait_for_start
+from kaito.local.lock import AlreadyRunning, engine_lock, engine_pid, wait_for_start
 from kaito.local.observe import Event, View, view
 from kaito.local.observe import read_events as runner_events
 
@@ -214,7 +214,17 @@ class LocalClient:
 
     def delete(self, key: Key) -> None:
         """Stop it and remove its run folder, Secrets included. The adapter stays; its output folder is free again."""
-        self.stop(key)
+        deadline = time.monotonic() + STOP_SECONDS
+        while True:
+            self.stop(key)
+            try:
+                with engine_lock(key):  # whoever waits for it finds that the Workspace is gone
+                    return self._remove(key)
+            except AlreadyRunning:  # another run has begun just now
+                if time.monotonic() > deadline:
+                    raise
+
+    def _remove(self, key: Key) -> None:
         with suppress(Unreadable, KeyError):
             output = _body(view(key).desired.workspace).get("output") or {}
             folder = ((output.get("volumeSource") or {}).get("hostPath") or {}).get("path")

@@ -15,13 +15,14 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 from kaito.contract import Job, JobFile, Plan, Refusal, to_json
 from kaito.failure import ExitCode, Failure, is_disk_full
 from kaito.hub.cache import CACHE_VARIABLE, default_cache
 from kaito.local.ending import Ending, forget_ending, read_termination, save_ending
 from kaito.local.home import Key, run_folder
-from kaito.local.lock import engine_lock
+from kaito.local.lock import Deleted, engine_lock
 from kaito.local.observe import View, job_run, run_number, view
 from kaito.plan import Attempt, Done, Failed, Runs, Start, Wait, next_attempt, request_of
 from kaito.program import PARENT_VARIABLE
@@ -66,7 +67,7 @@ class Engine:
             self._runner.send_signal(signal.SIGTERM)
 
     def run(self) -> View:
-        """Run to the end: succeeded, failed, waiting, refused or stopped. Raises AlreadyRunning, Unreadable."""
+        """To the end: succeeded, failed, waiting, refused or stopped. Raises AlreadyRunning, Unreadable, Deleted."""
         with engine_lock(self.key):
             forget_ending(self.folder)
             given_up: Refusal | None = None
@@ -126,7 +127,7 @@ class Engine:
         text = json.dumps(to_json(job_file), indent=1, ensure_ascii=False)
         with_reserve(self.folder, lambda: replace_text(self.folder / "job.json", text))
         exit_code = self._run_runner()
-        ran = job_run(view(self.key).run, job)
+        ran = job_run(self._look().run, job)
         # What an earlier attempt has left there is no word of this one: it may not have been able to write.
         states = {step.state for step in ran.steps.values()} if ran and ran.attempt == start.attempt else set()
         interrupted = exit_code != 0 and "failed" not in states
@@ -195,9 +196,15 @@ class Engine:
         self._shown = now
         self._observe()
 
+    def _look(self, **known: Any) -> View:
+        try:
+            return view(self.key, **known)
+        except KeyError:
+            raise Deleted(self.key) from None
+
     def _observe(self, *, attended: bool = True, ending: Ending | None = None) -> View:
         runner = self._runner.pid if self._runner is not None and self._runner.poll() is None else None
-        seen = view(self.key, runner=runner, attended=attended, ending=ending)
+        seen = self._look(runner=runner, attended=attended, ending=ending)
         with suppress(OSError):  # a full disk: status.json is for others to read, and is written again
             replace_text(self.folder / "status.json", seen.status_json())
         if self._on_tick is not None:

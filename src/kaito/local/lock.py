@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from kaito.local.home import Key, run_folder
 
@@ -23,9 +24,16 @@ class AlreadyRunning(Exception):
         self.pid = pid
 
 
+class Deleted(ValueError):
+    """The Workspace was deleted by another process while this one had it in hand."""
+
+    def __init__(self, key: Key) -> None:
+        super().__init__(f"{key} was deleted meanwhile")
+
+
 @contextmanager
 def engine_lock(key: Key) -> Iterator[None]:
-    """Hold the Workspace: one engine process at a time. Raises AlreadyRunning at once."""
+    """Hold the Workspace: one engine process at a time. Raises AlreadyRunning at once, Deleted."""
     path = run_folder(key) / LOCK
     with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), "r+b") as file:
         give_up = time.monotonic() + _READER_SECONDS
@@ -37,11 +45,21 @@ def engine_lock(key: Key) -> Iterator[None]:
                 if time.monotonic() >= give_up:
                     raise AlreadyRunning(key, engine_pid(key) or 0) from None
                 time.sleep(0.02)
+        if not _is_there(path, file.fileno()):
+            raise Deleted(key)
         number = f"{os.getpid()}\n".encode()
         with suppress(OSError):  # on a full disk nobody can read who holds it, but it is held
             os.pwrite(file.fileno(), number, 0)
             os.ftruncate(file.fileno(), len(number))
         yield
+
+
+def _is_there(path: Path, descriptor: int) -> bool:
+    """Whether the file that was opened is still the one of this name."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def engine_pid(key: Key) -> int | None:
