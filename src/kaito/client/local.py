@@ -195,7 +195,8 @@ class LocalClient:
         pid = engine_pid(key)
         if not pid:
             return False
-        os.kill(pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):  # it has ended just now
+            os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + STOP_SECONDS
         while engine_pid(key) == pid:
             if time.monotonic() > deadline:
