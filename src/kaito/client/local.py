@@ -228,10 +228,13 @@ class LocalClient:
     def _remove(self, key: Key) -> None:
         with suppress(Unreadable, KeyError):
             output = _body(view(key).desired.workspace).get("output") or {}
-            folder = ((output.get("volumeSource") or {}).get("hostPath") or {}).get("path")
-            if folder:
-                shutil.rmtree(Path(folder) / ".kaito" / f"{key.namespace}.{key.name}", ignore_errors=True)
-        shutil.rmtree(run_folder(key))
+            results = ((output.get("volumeSource") or {}).get("hostPath") or {}).get("path")
+            if results:
+                shutil.rmtree(Path(results) / ".kaito" / f"{key.namespace}.{key.name}", ignore_errors=True)
+        folder = run_folder(key)
+        gone = folder.with_name(f".{key.name}.{os.getpid()}")  # at once: nobody finds, or writes into, a half of it
+        folder.rename(gone)
+        shutil.rmtree(gone)
 
     def _require(self, key: Key) -> None:
         if not (run_folder(key) / DESIRED).exists():
